@@ -1,0 +1,1 @@
+"""A lean trainer for math RLVR with adaptive entropy regularization."""
