@@ -1,0 +1,153 @@
+"""The whole configuration: one tree of frozen dataclasses, checked when it is built. Presets are functions at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aer_kernels import EntropyControlConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "builtin:countdown"
+    """Hugging Face id, local folder, or builtin:countdown (the warm-started demo policy inside the package)."""
+    revision: str | None = None
+    """Hub revision; None is the default branch."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute dtype. Parameters and optimizer state stay float32; auto is bfloat16 on a GPU, float32 on a CPU."""
+    attn_implementation: str | None = None
+    """Passed to transformers; None is its default."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train: str = "builtin:countdown"
+    """JSONL or parquet file, hub dataset id, or builtin:countdown."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Revision of a hub dataset."""
+    prompt_column: str = "problem"
+    answer_column: str = "answer"
+    tier_column: str | None = None
+    """Column with a difficulty tier; None puts every prompt into one tier."""
+    chat: bool = False
+    """Render prompts with the tokenizer's chat template (True) or with `template` alone (False)."""
+    system: str | None = None
+    """System message of the chat template."""
+    template: str = "{problem}"
+    """Text given to the model (or to the chat template as the user message); {problem} is replaced."""
+    max_prompt_tokens: int = 1024
+    """Longer prompts are dropped, and counted in a message."""
+    limit: int | None = None
+    """Use only the first `limit` prompts; None uses all."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    backend: Literal["hf"] = "hf"
+    """hf: transformers' generate."""
+    group_size: int = 8
+    """Responses per prompt, >= 2."""
+    temperature: float = 1.0
+    """Sampling temperature, > 0; also the temperature of the distribution that is trained."""
+    max_new_tokens: int = 512
+    batch_size: int = 256
+    """Sequences generated at once: memory only, never the samples."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    kind: Literal["ppo", "cispo", "gspo"] = "ppo"
+    """ppo: clipped ratio (GRPO, Dr.GRPO, DAPO). cispo: clipped, detached ratio times log-prob. gspo: sequence-level ratio."""
+    advantage: Literal["group_std", "group_mean", "rloo"] = "group_std"
+    """group_std: (r - mean) / (std + 1e-4). group_mean: r - mean (Dr.GRPO). rloo: r - mean of the others."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """token_mean: over all loss tokens of the update. sequence_mean: mean over each response, then over responses.
+    constant: sum over tokens / (responses * max_new_tokens) (Dr.GRPO)."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    """Bound c > 1 of the dual clip for negative advantages; None is off."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    """Largest gradient norm, > 0."""
+    warmup_steps: int = 5
+    """Optimizer updates of linear warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: constant, or down to 0 at the last update."""
+    prompts_per_step: int = 32
+    updates_per_step: int = 1
+    """Optimizer updates on each batch of rollouts, each on an equal share of its prompts. 1 is strictly on-policy."""
+    tokens_per_microbatch: int = 16384
+    """Padded tokens in a forward/backward pass: memory only, never the gradient."""
+    loss_memory_mib: int | None = None
+    """Workspace of the fused loss in MiB; None lets the planner choose."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    data: str | None = None
+    """Prompts to evaluate on (same forms as data.train); None switches evaluation off. Columns and template as in data."""
+    split: str = "test"
+    every: int = 0
+    """Evaluate every this many steps; 0 means only after the last one. Step 0 is always evaluated."""
+    samples: int = 8
+    """Responses per prompt, n of avg@n and pass@k."""
+    temperature: float = 1.0
+    """0 is greedy (then samples must be 1)."""
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    kind: str = "math"
+    """math: mathematical equality with the gold answer. countdown: the embedded task. Or a dotted path to a function
+    (response_text, answer) -> float in [0, 1]."""
+    timeout: float = 5.0
+    """Seconds for one answer."""
+    workers: int = 2
+    """Verifier processes."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    out: str = "runs/run"
+    """Run folder. Must not exist yet, unless the run is resumed."""
+    seed: int = 0
+    steps: int = 100
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's default. Bit-exact resume needs the same number."""
+    save_every: int = 20
+    """Checkpoint every this many steps, and after the last one; 0 means only then."""
+    keep: int = 2
+    """Checkpoints kept, newest first."""
+    save_samples_every: int = 1
+    """Write the samples of every n-th step to samples/; 0 means never."""
+    sinks: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers that receive the metrics beside metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything about a training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    entropy: EntropyControlConfig = field(default_factory=EntropyControlConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)
