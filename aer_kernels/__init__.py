@@ -1,0 +1,16 @@
+"""Fused log-probs, entropy and policy loss from hidden states, and adaptive entropy control."""
+
+from aer_kernels.api import LogprobsOutput, PolicyLossOutput, fused_logprobs, fused_policy_loss, logprobs_from_logits
+from aer_kernels.controllers import AdaptiveEntropyController, EntropyControlConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveEntropyController",
+    "EntropyControlConfig",
+    "LogprobsOutput",
+    "PolicyLossOutput",
+    "fused_logprobs",
+    "fused_policy_loss",
+    "logprobs_from_logits",
+]
