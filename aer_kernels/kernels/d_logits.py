@@ -1,0 +1,110 @@
+"""Gradient of the raw logits from saved row statistics: one program a row, one read and one write of each logit."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aer_kernels.kernels.launch import logits_arguments, on_device, row_launch
+from aer_kernels.kernels.primitives import store_d_logits
+from aer_kernels.statistics import Logits, RowStatistics
+
+
+@triton.jit
+def _d_logits_kernel(
+    raw_ptr,
+    out_ptr,
+    rows_ptr,
+    targets_ptr,
+    bias_ptr,
+    temperature_ptr,
+    m_ptr,
+    s_ptr,
+    entropy_ptr,
+    grad_logprobs_ptr,
+    grad_entropy_ptr,
+    num_columns,
+    raw_stride,
+    out_stride,
+    v_start,
+    temperature,
+    softcap,
+    BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PER_TOKEN_TEMPERATURE: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+    HAS_GRAD_LOGPROBS: tl.constexpr,
+    HAS_GRAD_ENTROPY: tl.constexpr,
+    NARROW: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
+    row = tl.load(rows_ptr + n) if HAS_ROWS else n
+    if PER_TOKEN_TEMPERATURE:
+        temperature = tl.load(temperature_ptr + n)
+    store_d_logits(
+        raw_ptr + row * raw_stride,
+        out_ptr + row * out_stride,
+        bias_ptr,
+        tl.load(targets_ptr + n) - v_start,
+        num_columns,
+        temperature,
+        softcap,
+        tl.load(m_ptr + n),
+        tl.log(tl.load(s_ptr + n)),
+        tl.load(entropy_ptr + n),
+        tl.load(grad_logprobs_ptr + n) if HAS_GRAD_LOGPROBS else 0.0,
+        tl.load(grad_entropy_ptr + n) if HAS_GRAD_ENTROPY else 0.0,
+        BLOCK,
+        HAS_BIAS,
+        HAS_SOFTCAP,
+        NARROW,
+    )
+
+
+def d_logits(
+    raw: Tensor,
+    out: Tensor,
+    stats: RowStatistics,
+    grad_logprobs: Tensor | None,
+    grad_entropy: Tensor | None,
+    targets: Tensor,
+    logits: Logits,
+    v_start: int,
+    rows: Tensor | None = None,
+) -> None:
+    """Write dL/d(raw) of (12)-(13) for a block of raw logits into out, which may be the same memory.
+
+    raw, out: (n, Vb), or (N, Vb) of which `rows` (n,) are read and written.   grad_*: (n,) or None for a term that is not there.
+    """
+    num_rows = targets.numel()
+    if num_rows == 0:
+        return
+    # The interpreter truncates bf16 stores instead of rounding them (triton-lang/triton#11584).
+    truncates = out.dtype == torch.bfloat16 and out.device.type == "cpu"
+    stored = torch.zeros_like(out, dtype=torch.float32) if truncates else out
+    with on_device(raw):
+        _d_logits_kernel[(num_rows,)](
+            raw,
+            stored,
+            raw if rows is None else rows,
+            targets,
+            m_ptr=stats.maximum,
+            s_ptr=stats.sum_exp,
+            entropy_ptr=stats.entropy(),
+            grad_logprobs_ptr=raw if grad_logprobs is None else grad_logprobs,
+            grad_entropy_ptr=raw if grad_entropy is None else grad_entropy,
+            num_columns=raw.shape[1],
+            raw_stride=raw.stride(0),
+            out_stride=stored.stride(0),
+            HAS_ROWS=rows is not None,
+            HAS_GRAD_LOGPROBS=grad_logprobs is not None,
+            HAS_GRAD_ENTROPY=grad_entropy is not None,
+            NARROW=stored.element_size() < raw.element_size(),
+            **logits_arguments(logits, raw, v_start),
+            **row_launch(raw.shape[1]),
+        )
+    if truncates:
+        out.copy_(stored)

@@ -1,0 +1,165 @@
+"""Statistics, policy-loss coefficient and gradient of complete rows of logits in one launch: one program a row.
+
+The row is read twice; the second time it comes from cache unless the vocabulary is larger than that.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aer_kernels.kernels.launch import logits_arguments, on_device, row_launch
+from aer_kernels.kernels.primitives import row_statistics, store_d_logits
+from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs
+from aer_kernels.reference import MAX_LOG_RATIO
+from aer_kernels.statistics import Logits, RowStatistics
+
+
+@triton.jit
+def policy_slope(logprob, old_logprob, advantage, low, high, dual_clip, max_log_ratio, CISPO: tl.constexpr, HAS_DUAL_CLIP: tl.constexpr):
+    """ds/dlogprob of (15) for one token; low and high are the bounds of the ratio."""
+    log_ratio = logprob - old_logprob
+    ratio = tl.exp(tl.minimum(tl.maximum(log_ratio, -max_log_ratio), max_log_ratio))
+    if CISPO:
+        return tl.minimum(tl.maximum(ratio, low), high) * advantage
+    clipped = ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low)) | (tl.abs(log_ratio) > max_log_ratio)
+    if HAS_DUAL_CLIP:
+        clipped = clipped | ((advantage < 0) & (ratio > dual_clip))
+    return tl.where(clipped, 0.0, ratio * advantage)
+
+
+@triton.jit
+def reference_kl_slope(logprob, ref_logprob, max_log_ratio):
+    """dk/dlogprob of (15) for one token."""
+    distance = ref_logprob - logprob
+    return tl.where(tl.abs(distance) > max_log_ratio, 0.0, 1.0 - tl.exp(tl.minimum(distance, max_log_ratio)))
+
+
+@triton.jit
+def _policy_rows_kernel(
+    raw_ptr,
+    out_ptr,
+    targets_ptr,
+    bias_ptr,
+    temperature_ptr,
+    advantages_ptr,
+    weights_ptr,
+    entropy_weights_ptr,
+    old_logprobs_ptr,
+    ref_logprobs_ptr,
+    m_ptr,
+    s_ptr,
+    t_ptr,
+    z_y_ptr,
+    grad_logprobs_ptr,
+    num_columns,
+    raw_stride,
+    out_stride,
+    v_start,
+    temperature,
+    softcap,
+    low,
+    high,
+    dual_clip,
+    kl_coef,
+    max_log_ratio,
+    BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PER_TOKEN_TEMPERATURE: tl.constexpr,
+    CISPO: tl.constexpr,
+    HAS_DUAL_CLIP: tl.constexpr,
+    HAS_OLD_LOGPROBS: tl.constexpr,
+    HAS_KL: tl.constexpr,
+    NARROW: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
+    raw_ptr += n * raw_stride
+    target = tl.load(targets_ptr + n) - v_start
+    if PER_TOKEN_TEMPERATURE:
+        temperature = tl.load(temperature_ptr + n)
+    m, s, t, z_y = row_statistics(
+        raw_ptr, bias_ptr, target, num_columns, temperature, softcap, float("-inf"), 0.0, 0.0, float("nan"), BLOCK, HAS_BIAS, HAS_SOFTCAP
+    )
+    log_s = tl.log(s)
+    logprob = (z_y - m) - log_s
+    entropy = tl.maximum(log_s - t / s, 0.0)
+
+    old_logprob = tl.load(old_logprobs_ptr + n) if HAS_OLD_LOGPROBS else logprob
+    advantage = tl.load(advantages_ptr + n)
+    grad = -policy_slope(logprob, old_logprob, advantage, low, high, dual_clip, max_log_ratio, CISPO, HAS_DUAL_CLIP)
+    if HAS_KL:
+        grad += kl_coef * reference_kl_slope(logprob, tl.load(ref_logprobs_ptr + n), max_log_ratio)
+    grad *= tl.load(weights_ptr + n)
+    tl.store(m_ptr + n, m)
+    tl.store(s_ptr + n, s)
+    tl.store(t_ptr + n, t)
+    tl.store(z_y_ptr + n, z_y)
+    tl.store(grad_logprobs_ptr + n, grad)
+    if NARROW:
+        tl.debug_barrier()  # the first pass has read the whole row before the second overwrites it
+    store_d_logits(
+        raw_ptr,
+        out_ptr + n * out_stride,
+        bias_ptr,
+        target,
+        num_columns,
+        temperature,
+        softcap,
+        m,
+        log_s,
+        entropy,
+        grad,
+        -tl.load(entropy_weights_ptr + n),
+        BLOCK,
+        HAS_BIAS,
+        HAS_SOFTCAP,
+        NARROW,
+    )
+
+
+def policy_rows(
+    raw: Tensor, out: Tensor, targets: Tensor, logits: Logits, inputs: PolicyInputs, config: ObjectiveConfig
+) -> tuple[RowStatistics, Tensor]:
+    """Statistics of complete rows (n, V), then their policy-loss gradient into out, which may be the same memory.
+
+    Returns the statistics and d(loss)/d(logprobs), (n,).
+    """
+    num_rows = targets.numel()
+    stats = RowStatistics.empty(num_rows, torch.float32, raw.device)
+    grad_logprobs = torch.empty(num_rows, dtype=torch.float32, device=raw.device)
+    has_kl = inputs.ref_logprobs is not None and config.kl_coef != 0
+    with on_device(raw):
+        _policy_rows_kernel[(num_rows,)](
+            raw,
+            out,
+            targets,
+            advantages_ptr=inputs.advantages,
+            weights_ptr=inputs.weights,
+            entropy_weights_ptr=inputs.entropy_weights,
+            old_logprobs_ptr=raw if inputs.old_logprobs is None else inputs.old_logprobs,
+            ref_logprobs_ptr=inputs.ref_logprobs if has_kl else raw,
+            m_ptr=stats.maximum,
+            s_ptr=stats.sum_exp,
+            t_ptr=stats.sum_centred,
+            z_y_ptr=stats.target_logit,
+            grad_logprobs_ptr=grad_logprobs,
+            num_columns=raw.shape[1],
+            raw_stride=raw.stride(0),
+            out_stride=out.stride(0),
+            low=1.0 - config.clip_low,
+            high=1.0 + config.clip_high,
+            dual_clip=float(config.dual_clip or 0.0),
+            kl_coef=float(config.kl_coef),
+            max_log_ratio=MAX_LOG_RATIO,
+            CISPO=config.kind == "cispo",
+            HAS_DUAL_CLIP=config.dual_clip is not None,
+            HAS_OLD_LOGPROBS=inputs.old_logprobs is not None,
+            HAS_KL=has_kl,
+            NARROW=out.element_size() < raw.element_size(),
+            **logits_arguments(logits, raw, 0),
+            **row_launch(raw.shape[1]),
+        )
+    return stats, grad_logprobs

@@ -1,0 +1,83 @@
+"""Running softmax statistics of rows of logits: one program a row, one read of each logit."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aer_kernels.kernels.launch import logits_arguments, on_device, row_launch
+from aer_kernels.kernels.primitives import row_statistics
+from aer_kernels.statistics import Logits, RowStatistics
+
+
+@triton.jit
+def _row_stats_kernel(
+    raw_ptr,
+    rows_ptr,
+    targets_ptr,
+    bias_ptr,
+    temperature_ptr,
+    m_ptr,
+    s_ptr,
+    t_ptr,
+    z_y_ptr,
+    num_columns,
+    raw_stride,
+    v_start,
+    temperature,
+    softcap,
+    BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    PER_TOKEN_TEMPERATURE: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
+    row = tl.load(rows_ptr + n) if HAS_ROWS else n
+    if PER_TOKEN_TEMPERATURE:
+        temperature = tl.load(temperature_ptr + n)
+    m, s, t, z_y = row_statistics(
+        raw_ptr + row * raw_stride,
+        bias_ptr,
+        tl.load(targets_ptr + n) - v_start,
+        num_columns,
+        temperature,
+        softcap,
+        tl.load(m_ptr + n),
+        tl.load(s_ptr + n),
+        tl.load(t_ptr + n),
+        tl.load(z_y_ptr + n),
+        BLOCK,
+        HAS_BIAS,
+        HAS_SOFTCAP,
+    )
+    tl.store(m_ptr + n, m)
+    tl.store(s_ptr + n, s)
+    tl.store(t_ptr + n, t)
+    tl.store(z_y_ptr + n, z_y)
+
+
+def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None) -> None:
+    """Fold a block of raw logits, columns v_start.. of the vocabulary, into the running statistics of its rows (16).
+
+    raw: (n, Vb), or (N, Vb) of which `rows` (n,) are read.   targets: (n,) in the whole vocabulary.
+    """
+    num_rows = targets.numel()
+    if num_rows == 0:
+        return
+    with on_device(raw):
+        _row_stats_kernel[(num_rows,)](
+            raw,
+            raw if rows is None else rows,
+            targets,
+            m_ptr=stats.maximum,
+            s_ptr=stats.sum_exp,
+            t_ptr=stats.sum_centred,
+            z_y_ptr=stats.target_logit,
+            num_columns=raw.shape[1],
+            raw_stride=raw.stride(0),
+            HAS_ROWS=rows is not None,
+            **logits_arguments(logits, raw, v_start),
+            **row_launch(raw.shape[1]),
+        )
