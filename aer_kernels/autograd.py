@@ -66,6 +66,8 @@ class FusedLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias = ctx.saved_tensors
+        if grad_logprobs is None and grad_entropy is None:
+            return None, None, None, None, None
         tokens: Tokens = ctx.tokens
         head, stats = tokens.head(hidden, weight, bias), ctx.stats
         grads = tokens.compact(grad_logprobs), tokens.compact(grad_entropy)

@@ -83,3 +83,18 @@ class RowStatistics:
     def logsumexp(self) -> Tensor:
         """m + log s."""
         return self.maximum + self.sum_exp.log()
+
+
+def target_d_logits(stats: RowStatistics, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> Tensor:
+    """(12) at the target column, (n,), from the saved z_y.
+
+    Near certainty 1 - p_y cancels, and a recomputed z_y differs from the one in m and s by the rounding of another matrix product.
+    """
+    logprobs = stats.logprobs()
+    value = torch.zeros_like(logprobs)
+    if grad_logprobs is not None:
+        value = value - grad_logprobs * torch.expm1(logprobs)
+    if grad_entropy is not None:
+        p = logprobs.exp()
+        value = value - grad_entropy * torch.where(p > 0, p * (logprobs + stats.entropy()), 0.0)
+    return value

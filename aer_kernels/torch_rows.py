@@ -14,7 +14,7 @@ from torch import Tensor
 from aer_kernels.gemm import statistics_dtype
 from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, policy_tokens
 from aer_kernels.plan import SCRATCH_ELEMENTS
-from aer_kernels.statistics import Logits, RowStatistics
+from aer_kernels.statistics import Logits, RowStatistics, target_d_logits
 
 WRITES_IN_PLACE = False
 """Whether low-precision d_logits can overwrite the fp32 block they are made from."""
@@ -57,6 +57,7 @@ def d_logits(
     """Write dL/d(raw) of (12)-(13) for a block of raw logits (n, Vb) into out, which may be the same memory."""
     log_sum = stats.sum_exp.log()
     entropy = stats.entropy()
+    target_slope = target_d_logits(stats, grad_logprobs, grad_entropy)
     for g in _groups(stats.maximum.numel(), raw.shape[1]):
         z = _tempered(_take(raw, rows, g), logits, g, v_start)
         slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
@@ -69,8 +70,7 @@ def d_logits(
         else:
             assert grad_logprobs is not None, "one of the two gradients is given"
             d = p.mul_(-grad_logprobs[g].unsqueeze(1))
-        if grad_logprobs is not None:
-            _add_at_targets(d, grad_logprobs[g], targets[g], v_start)
+        _set_targets(d, target_slope[g], targets[g], v_start)
         if slope is not None:
             d.mul_(slope)
         d.div_(logits.temperature_of(g))
@@ -125,7 +125,8 @@ def _gather_targets(z: Tensor, target_logit: Tensor, targets: Tensor, v_start: i
     target_logit.copy_(torch.where(inside, value, target_logit))
 
 
-def _add_at_targets(d: Tensor, value: Tensor, targets: Tensor, v_start: int) -> None:
+def _set_targets(d: Tensor, value: Tensor, targets: Tensor, v_start: int) -> None:
     column = targets - v_start
     inside = (column >= 0) & (column < d.shape[1])
-    d.scatter_add_(1, column.clamp(0, d.shape[1] - 1).unsqueeze(1), torch.where(inside, value, 0.0).unsqueeze(1))
+    column = column.clamp(0, d.shape[1] - 1).unsqueeze(1)
+    d.scatter_(1, column, torch.where(inside.unsqueeze(1), value.unsqueeze(1), d.gather(1, column)))

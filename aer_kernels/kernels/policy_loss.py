@@ -110,6 +110,7 @@ def _policy_rows_kernel(
         softcap,
         m,
         log_s,
+        z_y,
         entropy,
         grad,
         -tl.load(entropy_weights_ptr + n),

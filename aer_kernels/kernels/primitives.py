@@ -69,6 +69,7 @@ def store_d_logits(
     softcap,
     m,
     log_s,
+    z_y,
     entropy,
     grad_logprob,
     grad_entropy,
@@ -77,15 +78,18 @@ def store_d_logits(
     HAS_SOFTCAP: tl.constexpr,
     NARROW: tl.constexpr,
 ):
-    """(12)-(13): write dL/d(raw) of one row. out may be the same memory; NARROW says that its elements are smaller than those of raw."""
+    """(12)-(13): write dL/d(raw) of one row. out may be the same memory; NARROW says that its elements are smaller than those of raw.
+
+    At the target the saved z_y is used: near certainty 1 - p_y cancels, and a recomputed z_y has another rounding than the one in m and s.
+    """
     for start in range(0, num_columns, BLOCK):
         offs = start + tl.arange(0, BLOCK)
         mask = offs < num_columns
         z = load_logits(raw_ptr, bias_ptr, offs, mask, temperature, softcap, HAS_BIAS, HAS_SOFTCAP)
-        logp = (z - m) - log_s
+        logp = (tl.where(offs == target, z_y, z) - m) - log_s
         p = tl.exp(logp)
-        d = tl.where(p > 0, p * (-grad_logprob - grad_entropy * (logp + entropy)), 0.0)
-        d += tl.where(offs == target, grad_logprob, 0.0)
+        d = tl.where(p > 0, -grad_entropy * p * (logp + entropy), 0.0)
+        d += grad_logprob * tl.where(offs == target, 1.0 - p, -p)
         if HAS_SOFTCAP:
             capped = tl.where(z == float("-inf"), 1.0, z * temperature / softcap)
             d *= 1.0 - capped * capped
