@@ -2,12 +2,14 @@
 
 from aer_kernels.api import LogprobsOutput, PolicyLossOutput, fused_logprobs, fused_policy_loss, logprobs_from_logits
 from aer_kernels.controllers import AdaptiveEntropyController, EntropyControlConfig
+from aer_kernels.head import FusedLMHead
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AdaptiveEntropyController",
     "EntropyControlConfig",
+    "FusedLMHead",
     "LogprobsOutput",
     "PolicyLossOutput",
     "fused_logprobs",

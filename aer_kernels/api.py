@@ -82,7 +82,8 @@ def fused_logprobs(
         loss_mask: (...) bool or 0/1; tokens at 0 are left out of every product. None: all tokens.
         ignore_index: target that leaves a token out.
         memory_budget: bound in bytes on the workspace beyond inputs and outputs; None lets `aer_kernels.plan` choose.
-        impl: "triton" (GPU, or the interpreter), "torch" (any device), "reference" (full logits, autograd) or "auto": Triton on a GPU, else torch.
+        impl: "triton" (GPU, or the interpreter), "torch" (any device), "reference" (full logits, autograd) or "auto": Triton on a GPU,
+            else torch.
         debug_checks: check the values of targets and temperature (a device sync on a GPU). None: only on a CPU. Unchecked, a target
             outside the vocabulary gives NaN.
     Returns:
@@ -158,7 +159,8 @@ def fused_policy_loss(
     normalizer = responses * longest response. A sequence-level ratio (GSPO) is `aer_kernels.objectives.sequence` on `fused_logprobs`.
 
     Args:
-        hidden, weight, targets, bias, temperature, softcap, loss_mask, ignore_index, memory_budget, impl, debug_checks: as in `fused_logprobs`.
+        hidden, weight, targets, bias, temperature, softcap, loss_mask, ignore_index, memory_budget, impl, debug_checks: as in
+            `fused_logprobs`.
         advantages: float, broadcastable to targets (for example (B, 1)).
         old_logprobs: like targets, nats, of the policy that the ratio refers to; None means strictly on-policy (ratio 1, with gradient).
         ref_logprobs: like targets, nats, for the KL term; needed when kl_coef > 0.
@@ -166,16 +168,21 @@ def fused_policy_loss(
         entropy_coef: the coefficient alpha * w(q) of each token, >= 0 to reward entropy: a float or a tensor broadcastable to targets.
         kl_coef: >= 0.
         objective: "ppo" or "cispo".   clip_low, clip_high: >= 0; clip_low >= 1 means no lower bound.   dual_clip: > 1 or None.
-        aggregation: weights n_n of the policy and KL terms. "token_mean": 1 / normalizer. "sequence_mean": 1 / (normalizer * loss tokens of n's
+        aggregation: weights n_n of the policy and KL terms. "token_mean": 1 / normalizer. "sequence_mean": 1 / (normalizer * loss tokens
+            of n's
             sequence). "constant": 1 / normalizer, which must be given.
-        sequence_ids: like targets, int in [0, N): which sequence a token belongs to, for "sequence_mean". None: the last dimension of a targets
+        sequence_ids: like targets, int in [0, N): which sequence a token belongs to, for "sequence_mean". None: the last dimension of a
+            targets
             with two or more is one sequence.
-        normalizer: > 0, float or 0-dim tensor: the denominator over all micro-batches and ranks. None: this call's loss tokens (token_mean) or
+        normalizer: > 0, float or 0-dim tensor: the denominator over all micro-batches and ranks. None: this call's loss tokens
+            (token_mean) or
             sequences (sequence_mean).
-        entropy_normalizer: > 0: denominator of the entropy term, m_n = 1 / entropy_normalizer. None: normalizer for token_mean, else this call's
+        entropy_normalizer: > 0: denominator of the entropy term, m_n = 1 / entropy_normalizer. None: normalizer for token_mean, else this
+            call's
             loss tokens, so that a coefficient means the same under every aggregation.
     Returns:
-        PolicyLossOutput(loss, logprobs, entropy, metrics). metrics: num_tokens, num_grad_tokens (rows in the backward products), clip_frac and
+        PolicyLossOutput(loss, logprobs, entropy, metrics). metrics: num_tokens, num_grad_tokens (rows in the backward products),
+        clip_frac and
         its parts clip_frac_low, clip_frac_high, clip_frac_dual, ratio_mean, ratio_max, approx_kl (to old_logprobs, nats), entropy (nats),
         and ref_kl (nats) with ref_logprobs.
     Gradients:
@@ -183,10 +190,12 @@ def fused_policy_loss(
     Raises:
         ValueError - shape, device, range, or a budget that is too small; TypeError - dtype.
     Notes:
-        fp32 logits, statistics and accumulation of grad_weight; deterministic. 6 N*V*D FLOPs, 2 for a row whose gradient is exactly zero (zero
+        fp32 logits, statistics and accumulation of grad_weight; deterministic. 6 N*V*D FLOPs, 2 for a row whose gradient is exactly zero
+        (zero
         advantage and coefficient), and no gradient products for clipped ratios. The log-ratio is clamped to +-20. Holds the gradients of
         hidden and weight from the forward to the backward pass. `aer_kernels.plan.plan_policy_loss` predicts the workspace.
-    Source: the entropy term is this project's form of arXiv:2510.10959; PPO arXiv:1707.06347, dual clip arXiv:1912.09729, DAPO arXiv:2503.14476,
+    Source: the entropy term is this project's form of arXiv:2510.10959; PPO arXiv:1707.06347, dual clip arXiv:1912.09729, DAPO
+        arXiv:2503.14476,
         Dr.GRPO arXiv:2503.20783, CISPO arXiv:2506.13585. The derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
     _check_common(impl, temperature, softcap, memory_budget)
@@ -203,11 +212,7 @@ def fused_policy_loss(
     advantage = loss_tokens("advantages", advantages)
     if importance_weights is not None:
         advantage = advantage * loss_tokens("importance_weights", importance_weights)
-    coef = (
-        entropy_coef
-        if isinstance(entropy_coef, Tensor)
-        else torch.full((), float(entropy_coef), dtype=dtype, device=hidden.device)
-    )
+    coef = entropy_coef if isinstance(entropy_coef, Tensor) else torch.full((), float(entropy_coef), dtype=dtype, device=hidden.device)
     inputs = PolicyInputs(
         advantage,
         weighting.weights,

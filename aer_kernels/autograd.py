@@ -52,9 +52,7 @@ class FusedLogprobs(torch.autograd.Function):
     """hidden, weight, bias -> logprobs, entropy, logsumexp, each (N,); the logits are recomputed in the backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tokens, plan: Plan
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tokens, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):
             stats = forward_statistics(tokens.head(hidden, weight, bias), plan)
         ctx.set_materialize_grads(False)
@@ -81,7 +79,7 @@ class FusedLogprobs(torch.autograd.Function):
 
 
 class FusedPolicyLoss(torch.autograd.Function):
-    """hidden, weight, bias -> scalar loss, and logprobs and entropy (N,) without gradient; the gradients are formed here, in the forward pass."""
+    """hidden, weight, bias -> scalar loss; logprobs and entropy (N,) without gradient. The gradients are formed in the forward pass."""
 
     @staticmethod
     def forward(

@@ -13,7 +13,7 @@ import torch
 from aer_kernels.gemm import CAST_ROWS, operand_dtype, statistics_dtype
 
 DEFAULT_BLOCK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
-"""Size of a logit block when no budget is given. On a CPU larger blocks gain nothing; on a GPU each further chunk costs a pass over grad_weight."""
+"""Logit block when no budget is given. On a CPU larger ones gain nothing; on a GPU each further chunk costs a pass over grad_weight."""
 
 SCRATCH_ELEMENTS = 1 << 20
 """Logits in a row group of the PyTorch row operations (`aer_kernels.torch_rows`), which hold three copies of a group: 12 MiB in fp32."""
@@ -52,7 +52,7 @@ class Plan:
         return (
             f"{self.name}: {self.num_tokens} tokens x {self.vocab_size} vocabulary x {self.hidden_size} hidden\n"
             f"  blocks     {self.row_block} rows x {self.vocab_block} columns, {self.num_row_blocks} passes over the rows\n"
-            f"  workspace  {_mib(self.workspace_bytes)} = {_mib(self.block_bytes)} blocks + {_mib(self.fixed_bytes)} accumulators and scratch\n"
+            f"  workspace  {_mib(self.workspace_bytes)}: {_mib(self.block_bytes)} blocks, {_mib(self.fixed_bytes)} accumulators and scratch\n"
             f"  not held   {_mib(full)} of fp32 logits\n"
             f"  products   {self.flops / 1e12:.3f} TFLOP"
         )
@@ -89,9 +89,7 @@ def plan_policy_loss(
     device = torch.device(device)
     stat, operand = statistics_dtype(dtype).itemsize, operand_dtype(dtype, device).itemsize
     needs_grad = needs_grad_hidden or needs_grad_weight
-    row = vocab_size * (stat + (operand if operand != stat and not in_place else 0)) * 17 // 16 + hidden_size * (
-        stat + dtype.itemsize
-    )
+    row = vocab_size * (stat + (operand if operand != stat and not in_place else 0)) * 17 // 16 + hidden_size * (stat + dtype.itemsize)
     cast = CAST_ROWS * hidden_size * stat if dtype.itemsize < stat and device.type != "cuda" else 0
     scratch = cast + (0 if in_place and device.type == "cuda" else _scratch(num_tokens, vocab_size, stat))
     accumulator = vocab_size * hidden_size * stat if needs_grad_weight and dtype.itemsize < stat else 0
@@ -166,9 +164,7 @@ def _balanced(num_tokens: int, fitting: int, smallest: int, memory_budget: int |
     """Rows a chunk: as many chunks as the fitting size needs, all of nearly the same size."""
     if fitting < 1:
         if memory_budget is not None:
-            raise ValueError(
-                f"memory_budget must be at least {smallest} bytes ({_mib(smallest)}) for these shapes, got {memory_budget}"
-            )
+            raise ValueError(f"memory_budget must be at least {smallest} bytes ({_mib(smallest)}) for these shapes, got {memory_budget}")
         fitting = 1
     chunks = -(-num_tokens // fitting)
     return -(-num_tokens // max(chunks, 1)) or 1

@@ -61,9 +61,7 @@ class RowStatistics:
 
     def take(self, rows: Tensor) -> RowStatistics:
         """Copies of some rows."""
-        return RowStatistics(
-            *(x.index_select(0, rows) for x in (self.maximum, self.sum_exp, self.sum_centred, self.target_logit))
-        )
+        return RowStatistics(*(x.index_select(0, rows) for x in (self.maximum, self.sum_exp, self.sum_centred, self.target_logit)))
 
     def put(self, rows: Tensor, values: RowStatistics) -> None:
         """Store the statistics of some rows."""

@@ -56,7 +56,9 @@ def head_inputs(
     hidden += direction * (scale * sure).unsqueeze(1)
     offset = torch.randn(vocab_size, generator=generator) if bias else None
     made = HeadInputs(hidden, weight, targets, offset)
-    return HeadInputs(*(None if x is None else x.to(device=device, dtype=dtype if x.is_floating_point() else None) for x in vars(made).values()))
+    return HeadInputs(
+        *(None if x is None else x.to(device=device, dtype=dtype if x.is_floating_point() else None) for x in vars(made).values())
+    )
 
 
 def error(got: Tensor, truth: Tensor) -> tuple[float, float]:

@@ -23,24 +23,25 @@ LOG_ZERO = -1e4
 """Stands in for a log-prob of -inf where it is multiplied by its probability, which is exactly 0 there."""
 
 
-def update_statistics(
-    raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None
-) -> None:
+def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None) -> None:
     """Fold a block of raw logits (n, Vb), columns v_start.. of the vocabulary, into the running statistics of its rows (16)."""
     for g in _groups(stats.maximum.numel(), raw.shape[1]):
-        z = _tempered(_take(raw, rows, g), logits, g, v_start)
-        _gather_targets(z, stats.target_logit[g], targets[g], v_start)
-        old_max = stats.maximum[g]
-        new_max = torch.maximum(old_max, z.amax(1))
-        shift = new_max.masked_fill(new_max == -torch.inf, 0.0)  # all -inf so far: any finite shift gives exp(-inf) = 0
-        z.sub_(shift.unsqueeze(1))
-        p = z.exp()
-        z.clamp_(min=LOG_ZERO)
-        drop = (old_max - shift).clamp(min=LOG_ZERO)
-        scale = drop.exp()
-        stats.sum_centred[g] = scale * (stats.sum_centred[g] + drop * stats.sum_exp[g]) + torch.linalg.vecdot(p, z)
-        stats.sum_exp[g] = scale * stats.sum_exp[g] + p.sum(1)
-        stats.maximum[g] = new_max
+        _update_group(_tempered(_take(raw, rows, g), logits, g, v_start), stats.slice(g), targets[g], v_start)
+
+
+def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int) -> None:
+    """(16) for one group of tempered logits, which are overwritten."""
+    _gather_targets(z, stats.target_logit, targets, v_start)
+    new_max = torch.maximum(stats.maximum, z.amax(1))
+    shift = new_max.masked_fill(new_max == -torch.inf, 0.0)  # all -inf so far: any finite shift gives exp(-inf) = 0
+    z.sub_(shift.unsqueeze(1))
+    p = z.exp()
+    z.clamp_(min=LOG_ZERO)
+    drop = (stats.maximum - shift).clamp(min=LOG_ZERO)
+    scale = drop.exp()
+    stats.sum_centred.copy_(scale * (stats.sum_centred + drop * stats.sum_exp) + torch.linalg.vecdot(p, z))
+    stats.sum_exp.copy_(scale * stats.sum_exp + p.sum(1))
+    stats.maximum.copy_(new_max)
 
 
 def d_logits(
@@ -55,29 +56,31 @@ def d_logits(
     rows: Tensor | None = None,
 ) -> None:
     """Write dL/d(raw) of (12)-(13) for a block of raw logits (n, Vb) into out, which may be the same memory."""
-    log_sum = stats.sum_exp.log()
-    entropy = stats.entropy()
-    target_slope = target_d_logits(stats, grad_logprobs, grad_entropy)
+    at_target = target_d_logits(stats, grad_logprobs, grad_entropy)
     for g in _groups(stats.maximum.numel(), raw.shape[1]):
         z = _tempered(_take(raw, rows, g), logits, g, v_start)
         slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
-        z.sub_(stats.maximum[g].unsqueeze(1)).sub_(log_sum[g].unsqueeze(1))
-        p = z.exp()
-        if grad_entropy is not None:
-            e = grad_entropy[g]
-            constant = -e * entropy[g] if grad_logprobs is None else -grad_logprobs[g] - e * entropy[g]
-            d = z.clamp_(min=LOG_ZERO).mul_(-e.unsqueeze(1)).add_(constant.unsqueeze(1)).mul_(p)
-        else:
-            assert grad_logprobs is not None, "one of the two gradients is given"
-            d = p.mul_(-grad_logprobs[g].unsqueeze(1))
-        _set_targets(d, target_slope[g], targets[g], v_start)
+        grads = (None if x is None else x[g] for x in (grad_logprobs, grad_entropy))
+        d = _d_group(z, stats.slice(g), *grads)
+        _set_targets(d, at_target[g], targets[g], v_start)
         if slope is not None:
             d.mul_(slope)
         d.div_(logits.temperature_of(g))
-        if rows is None:
-            out[g] = d
-        else:
-            out[rows[g]] = d.to(out.dtype)
+        out[g if rows is None else rows[g]] = d.to(out.dtype)
+        del z, d, slope  # or the next group would be made while this one is still held
+
+
+def _d_group(z: Tensor, stats: RowStatistics, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> Tensor:
+    """(12) without its target term for one group of tempered logits, which are overwritten: p * (-g - e (logp + H))."""
+    logp = z.sub_(stats.maximum.unsqueeze(1)).sub_(stats.sum_exp.log().unsqueeze(1))
+    p = logp.exp()
+    if grad_entropy is None:
+        assert grad_logprobs is not None, "one of the two gradients is given"
+        return p.mul_(-grad_logprobs.unsqueeze(1))
+    constant = -grad_entropy * stats.entropy()
+    if grad_logprobs is not None:
+        constant = constant - grad_logprobs
+    return logp.clamp_(min=LOG_ZERO).mul_(-grad_entropy.unsqueeze(1)).add_(constant.unsqueeze(1)).mul_(p)
 
 
 def policy_rows(

@@ -59,9 +59,7 @@ def aggregate(
     return Weighting(weights, 1.0 / denominator, denominator / entropy_denominator)
 
 
-def _sequence_lengths(
-    targets: Tensor, rows: Tensor | None, sequence_ids: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _sequence_lengths(targets: Tensor, rows: Tensor | None, sequence_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Loss tokens of each sequence, and the sequence of each loss token."""
     if sequence_ids is not None:
         ids, num_sequences = per_token("sequence_ids", sequence_ids, targets, integer=True).long(), targets.numel()

@@ -40,7 +40,9 @@ def check_logprobs(inputs: HeadInputs, impl: str, *, keep=None, upstream=None, *
     shared = {k: options[k] for k in ("temperature", "softcap") if k in options}
     truth_options = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items() if k != "memory_budget"}
 
-    truth = gradients(lambda x: fused_logprobs(x.hidden, x.weight, x.targets, bias=x.bias, impl="reference", **truth_options), inputs.double(), masked)
+    truth = gradients(
+        lambda x: fused_logprobs(x.hidden, x.weight, x.targets, bias=x.bias, impl="reference", **truth_options), inputs.double(), masked
+    )
     eager = gradients(lambda x: [torch.where(keep, o, 0.0) for o in eager_logprobs(x, **shared)], inputs, masked)
     fused = gradients(lambda x: fused_logprobs(x.hidden, x.weight, x.targets, bias=x.bias, impl=impl, **options), inputs, upstream)
     for name, got, true, stick in zip(("logprobs", "entropy", "logsumexp"), fused[0], truth[0], eager[0], strict=True):

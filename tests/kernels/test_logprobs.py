@@ -176,7 +176,9 @@ def test_expanded_gradient_through_sum(impl):
 
 
 @pytest.mark.parametrize("impl", FUSED)
-@pytest.mark.parametrize("names", [("hidden",), ("weight",), ("bias",), ("hidden", "weight"), ("hidden", "bias"), ("weight", "bias")], ids="-".join)
+@pytest.mark.parametrize(
+    "names", [("hidden",), ("weight",), ("bias",), ("hidden", "weight"), ("hidden", "bias"), ("weight", "bias")], ids="-".join
+)
 def test_subsets_of_requires_grad(names, impl):
     """Each gradient alone equals the one formed with all others, and what needs none gets none."""
     x = head_inputs(N, V, D, bias=True)

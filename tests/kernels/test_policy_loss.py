@@ -47,7 +47,15 @@ CASES = {
     "global_normalizer": (OFF_POLICY, {"normalizer": torch.tensor(123.0)}),
     "everything": (
         (*OFF_POLICY, "ref_logprobs", "importance_weights"),
-        {"kl_coef": 0.1, "dual_clip": 2.0, "clip_high": 0.3, "aggregation": "sequence_mean", "temperature": 0.8, "softcap": 8.0, "normalizer": 7.0},
+        {
+            "kl_coef": 0.1,
+            "dual_clip": 2.0,
+            "clip_high": 0.3,
+            "aggregation": "sequence_mean",
+            "temperature": 0.8,
+            "softcap": 8.0,
+            "normalizer": 7.0,
+        },
     ),
 }
 
@@ -184,7 +192,9 @@ def test_micro_batches_with_a_global_normalizer_add_up(impl):
     def parts(y):
         pieces = [slice(0, 1), slice(1, 4), slice(4, 5)]
         return sum(
-            fused_policy_loss(y.hidden[p], y.weight, y.targets[p], bias=y.bias, impl=impl, normalizer=total, **{k: v[p] for k, v in options.items()}).loss
+            fused_policy_loss(
+                y.hidden[p], y.weight, y.targets[p], bias=y.bias, impl=impl, normalizer=total, **{k: v[p] for k, v in options.items()}
+            ).loss
             for p in pieces
         )
 

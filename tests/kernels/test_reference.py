@@ -24,7 +24,9 @@ def test_equals_cross_entropy_and_categorical():
 
 
 @pytest.mark.parametrize("impl", ["reference", "torch"])
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.6}, {"softcap": 3.0}, {"temperature": torch.tensor([0.5, 1.0, 2.0, 0.9]), "softcap": 5.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.6}, {"softcap": 3.0}, {"temperature": torch.tensor([0.5, 1.0, 2.0, 0.9]), "softcap": 5.0}], ids=str
+)
 def test_gradcheck_logprobs(impl, options):
     x = double(head_inputs(4, 11, 5, bias=True))
 

@@ -1,0 +1,183 @@
+"""Entropy control: hand-computed steps of every rule, and the rules that must never be broken."""
+
+import json
+
+import pytest
+import torch
+
+from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
+
+
+def controller(**options) -> AdaptiveEntropyController:
+    return AdaptiveEntropyController(EntropyControlConfig(**options))
+
+
+def feed(ctl, entropies, tokens=100):
+    return [ctl.update(h * tokens, tokens) for h in entropies]
+
+
+def test_aer_by_hand():
+    """H0 = 1, tau 0.8: target 0.8; then H = 0.5: Hbar 0.75, e = 0.0625; I = 0.05 e on top of the clipped start."""
+    ctl = controller(tau=0.8, kp=0.5, ki=0.05, ema=0.5, max_coef=0.6)
+    assert ctl.alpha == 0.0 and ctl.target is None
+    assert ctl.update(100.0, 100) == 0.0  # e = (0.8 - 1) / 0.8 < 0: nothing to add, and no negative integral
+    assert ctl.target == pytest.approx(0.8) and ctl.initial_entropy == 1.0
+    assert ctl.update(50.0, 100) == pytest.approx(0.5 * 0.0625 + 0.05 * 0.0625)
+    assert ctl.smoothed_entropy == pytest.approx(0.75)
+
+
+def test_aer_does_not_wind_up():
+    """Entropy stuck at 0 for 500 steps: the output saturates, the integral is frozen, and the coefficient falls as soon as entropy returns."""
+    ctl = controller(target=1.0)
+    feed(ctl, [0.0] * 500)
+    assert ctl.alpha == 0.6 and ctl.saturated
+    assert ctl.state_dict()["integral"] < 0.2  # frozen where kp * e + I first reached the cap: 0.6 - 0.5
+    feed(ctl, [1.4] * 4)
+    assert ctl.alpha == 0.0
+
+
+def test_aer_brakes_from_above_without_going_negative():
+    ctl = controller(target=1.0)
+    feed(ctl, [0.7] * 20)
+    assert ctl.alpha > 0
+    assert feed(ctl, [3.0] * 10)[-1] == 0.0
+    assert ctl.state_dict()["integral"] >= 0.0
+
+
+def test_aer_holds_a_simulated_policy():
+    """dH = 0.02 (alpha - 0.3 H): without a bonus H falls to a fifth; with it the last 200 of 400 steps stay within 10 % of the target."""
+
+    def simulate(ctl):
+        entropy, path = 1.0, []
+        for _ in range(400):
+            ctl.update(entropy * 64, 64)
+            entropy = max(1e-3, entropy + 0.2 * ctl.alpha * entropy - 0.02 * entropy)
+            path.append(entropy)
+        return path[200:]
+
+    assert max(simulate(controller(kind="off"))) < 0.2
+    held = simulate(controller(tau=0.7))
+    assert min(held) > 0.63 and max(held) < 0.77
+
+
+@pytest.mark.parametrize("start", [0.0, 0.01])
+def test_bang_bang_reproduces_the_published_rule(start):
+    """c +- delta (+ when H <= H*), clipped; applied only while the last H <= H*. Skywork-OR1 constants, and those of TRL."""
+    entropies = [0.5, 0.3, 0.2, 0.1, 0.25, 0.05, 0.05, 0.05, 0.9]
+    for delta, low, high in ((1e-4, 0.0, 0.005), (0.005, 0.0, 1.0)):
+        ctl = controller(kind="bang_bang", target=0.2, step=delta, coef=start, min_coef=low, max_coef=high)
+        coef = min(max(start, low), high)
+        assert ctl.alpha == coef  # applied before anything was measured
+        for entropy in entropies:
+            coef = min(coef + delta, high) if entropy <= 0.2 else max(coef - delta, low)
+            applied = coef if entropy <= 0.2 else 0.0
+            assert ctl.update(entropy * 10, 10) == pytest.approx(applied, abs=1e-15)
+
+
+def test_a_coefficient_at_zero_rises_again():
+    """The rule is switched by `enabled`, never by coef != 0: gated on that, a coefficient that reached 0 would stay there."""
+    for kind in ("bang_bang", "integral", "proportional", "aer"):
+        ctl = controller(kind=kind, target=0.5, ki=0.1)
+        feed(ctl, [2.0] * 20)
+        assert ctl.enabled and ctl.alpha == 0.0, kind
+        assert feed(ctl, [0.1] * 5)[-1] > 0.0, kind
+    assert not controller(kind="off").enabled
+
+
+def test_proportional_and_integral_by_hand():
+    ctl = controller(kind="proportional", target=0.9, kp=0.03)
+    assert feed(ctl, [0.4, 1.2]) == pytest.approx([0.015, 0.0])
+    ctl = controller(kind="integral", target=0.5, ki=0.1, coef=0.2, max_coef=0.25)
+    assert feed(ctl, [0.7, 0.2, 0.0, 0.0]) == pytest.approx([0.18, 0.21, 0.25, 0.25])
+
+
+def test_fixed_never_moves():
+    ctl = controller(kind="fixed", coef=0.1)
+    assert feed(ctl, [0.0, 5.0, 0.3]) == [0.1, 0.1, 0.1] and not ctl.saturated
+
+
+def test_difficulty_weights():
+    accuracy = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    weights = lambda **o: controller(normalize_weights=False, **o).weights(accuracy).tolist()  # noqa: E731
+    assert weights(difficulty="linear", rho=0.5) == [1.0, 0.75, 0.5, 0.0]
+    assert weights(difficulty="hinge", rho=0.5) == [1.0, 0.5, 0.0, 0.0]
+    assert weights(difficulty="uniform") == [1.0] * 4
+    assert weights(difficulty="linear", include_all_wrong=False) == [0.0, 0.75, 0.5, 0.0]
+    assert weights(difficulty="uniform", include_all_wrong=False) == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_normalized_weights_have_mean_one_and_a_floor():
+    ctl = controller()
+    assert ctl.weights(torch.tensor([0.0, 0.5, 0.9, 0.2])).mean() == pytest.approx(1.0)
+    assert torch.all(ctl.weights(torch.ones(3)) == 0)
+    assert ctl.weights(torch.tensor([0.99, 1.0])).tolist() == pytest.approx([0.2, 0.0], rel=1e-4)  # 0.01 / weight_floor
+
+
+def test_coefficients_are_alpha_times_weights_and_fixed_between_updates():
+    ctl = controller(kind="fixed", coef=0.2, normalize_weights=False)
+    accuracy = torch.tensor([0.0, 0.5])
+    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.2, 0.1]))
+    torch.testing.assert_close(ctl.coefficients([1.0, 1.0]), torch.zeros(2))
+    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.2, 0.1]))
+    assert torch.all(controller(kind="off", coef=0.5).coefficients(accuracy) == 0)
+
+
+def test_sum_and_count_not_mean_of_means():
+    """Two micro-batches of 1 and 3 tokens: the caller adds sums and counts, the controller sees their mean."""
+    ctl = controller()
+    ctl.update(torch.tensor(1.0) + torch.tensor(9.0), torch.tensor(1) + torch.tensor(3))
+    assert ctl.initial_entropy == 2.5
+
+
+def test_a_step_without_tokens_changes_nothing():
+    ctl = controller()
+    feed(ctl, [1.0, 0.5])
+    before = ctl.state_dict()
+    ctl.update(0.0, 0)
+    assert ctl.state_dict() == before
+
+
+def test_entropy_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="entropy_sum must be finite, got nan over 10 tokens"):
+        controller().update(float("nan"), 10)
+
+
+@pytest.mark.parametrize("kind", ["aer", "bang_bang", "proportional", "integral", "fixed", "off"])
+def test_state_survives_json_and_goes_on_exactly(kind):
+    path = [1.0, 0.8, 0.3, 0.1, 0.1, 0.6, 1.5, 0.2]
+    options = {"kind": kind, "coef": 0.05}
+    straight = controller(**options)
+    expected = feed(straight, path)
+    first, second = controller(**options), controller(**options)
+    feed(first, path[:3])
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.alpha == first.alpha and second.target == first.target
+    assert feed(second, path[3:]) == expected[3:]
+    assert second.state_dict() == straight.state_dict()
+
+
+def test_state_of_another_rule_is_refused():
+    with pytest.raises(ValueError, match="state must come from a controller of kind 'aer', got 'fixed'"):
+        controller().load_state_dict(controller(kind="fixed").state_dict())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kind": "pid"}, "kind must be one of aer, off, fixed, bang_bang, proportional, integral, got 'pid'"),
+        ({"tau": 0.0}, "tau must be > 0, got 0.0"),
+        ({"rho": 1.5}, r"rho must be in \(0, 1\], got 1.5"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
+        ({"max_coef": 0.1, "min_coef": 0.2}, r"max_coef must be >= min_coef \(0.2\), got 0.1"),
+        ({"target": 0.0}, "target must be > 0 for kind='aer'"),
+        ({"difficulty": "cubic"}, "difficulty must be one of hinge, linear, uniform, got 'cubic'"),
+    ],
+)
+def test_bad_configurations(options, message):
+    with pytest.raises(ValueError, match=message):
+        EntropyControlConfig(**options)
+
+
+def test_bad_accuracy_shape():
+    with pytest.raises(ValueError, match=r"group_accuracy must have shape \(P,\), got \(2, 2\)"):
+        controller().coefficients(torch.zeros(2, 2))
