@@ -169,34 +169,28 @@ def fused_policy_loss(
         kl_coef: >= 0.
         objective: "ppo" or "cispo".   clip_low, clip_high: >= 0; clip_low >= 1 means no lower bound.   dual_clip: > 1 or None.
         aggregation: weights n_n of the policy and KL terms. "token_mean": 1 / normalizer. "sequence_mean": 1 / (normalizer * loss tokens
-            of n's
-            sequence). "constant": 1 / normalizer, which must be given.
+            of n's sequence). "constant": 1 / normalizer, which must be given.
         sequence_ids: like targets, int in [0, N): which sequence a token belongs to, for "sequence_mean". None: the last dimension of a
-            targets
-            with two or more is one sequence.
+            targets with two or more is one sequence.
         normalizer: > 0, float or 0-dim tensor: the denominator over all micro-batches and ranks. None: this call's loss tokens
-            (token_mean) or
-            sequences (sequence_mean).
+            (token_mean) or sequences (sequence_mean).
         entropy_normalizer: > 0: denominator of the entropy term, m_n = 1 / entropy_normalizer. None: normalizer for token_mean, else this
-            call's
-            loss tokens, so that a coefficient means the same under every aggregation.
+            call's loss tokens, so that a coefficient means the same under every aggregation.
     Returns:
         PolicyLossOutput(loss, logprobs, entropy, metrics). metrics: num_tokens, num_grad_tokens (rows in the backward products),
-        clip_frac and
-        its parts clip_frac_low, clip_frac_high, clip_frac_dual, ratio_mean, ratio_max, approx_kl (to old_logprobs, nats), entropy (nats),
-        and ref_kl (nats) with ref_logprobs.
+        clip_frac and its parts clip_frac_low, clip_frac_high, clip_frac_dual, ratio_mean, ratio_max, approx_kl (to old_logprobs, nats),
+        entropy (nats), and ref_kl (nats) with ref_logprobs.
     Gradients:
         loss w.r.t. hidden, weight and bias, each formed only when needed.
     Raises:
         ValueError - shape, device, range, or a budget that is too small; TypeError - dtype.
     Notes:
         fp32 logits, statistics and accumulation of grad_weight; deterministic. 6 N*V*D FLOPs, 2 for a row whose gradient is exactly zero
-        (zero
-        advantage and coefficient), and no gradient products for clipped ratios. The log-ratio is clamped to +-20. Holds the gradients of
-        hidden and weight from the forward to the backward pass. `aer_kernels.plan.plan_policy_loss` predicts the workspace.
-    Source: the entropy term is this project's form of arXiv:2510.10959; PPO arXiv:1707.06347, dual clip arXiv:1912.09729, DAPO
-        arXiv:2503.14476,
-        Dr.GRPO arXiv:2503.20783, CISPO arXiv:2506.13585. The derivation is in `aer_kernels.reference`, equations (1)-(16).
+        (zero advantage and coefficient), and no gradient products for clipped ratios. The log-ratio is clamped to +-20. Holds the gradients
+        of hidden and weight from the forward to the backward pass. `aer_kernels.plan.plan_policy_loss` predicts the workspace.
+    Source: the entropy term is this project's form of arXiv:2510.10959; PPO arXiv:1707.06347, dual clip arXiv:1912.09729,
+        DAPO arXiv:2503.14476, Dr.GRPO arXiv:2503.20783, CISPO arXiv:2506.13585.
+        The derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
     _check_common(impl, temperature, softcap, memory_budget)
     config = _objective(objective, clip_low, clip_high, dual_clip, kl_coef, ref_logprobs)
@@ -205,8 +199,8 @@ def fused_policy_loss(
     tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.device)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
-    def loss_tokens(name: str, value: Tensor | None) -> Tensor | None:
-        return None if value is None else tokens.compact(per_token(name, value, targets).to(dtype))
+    def loss_tokens(name: str, value: Tensor) -> Tensor:
+        return tokens.compact(per_token(name, value, targets).to(dtype))
 
     weighting = aggregate(aggregation, targets, tokens.rows, sequence_ids, normalizer, entropy_normalizer, dtype)
     advantage = loss_tokens("advantages", advantages)
@@ -217,8 +211,8 @@ def fused_policy_loss(
         advantage,
         weighting.weights,
         loss_tokens("entropy_coef", coef) * weighting.entropy_ratio,
-        loss_tokens("old_logprobs", old_logprobs),
-        loss_tokens("ref_logprobs", ref_logprobs),
+        None if old_logprobs is None else loss_tokens("old_logprobs", old_logprobs),
+        None if ref_logprobs is None else loss_tokens("ref_logprobs", ref_logprobs),
     )
     flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":

@@ -41,10 +41,8 @@ class Tokens:
         """(n,) values -> (N,), exactly 0 at the tokens that do not count."""
         return values if self.rows is None else values.new_zeros(total).index_copy_(0, self.rows, values)
 
-    def compact(self, values: Tensor | None) -> Tensor | None:
+    def compact(self, values: Tensor) -> Tensor:
         """(N,) -> (n,), contiguous."""
-        if values is None:
-            return None
         return values.contiguous() if self.rows is None else values.index_select(0, self.rows)
 
 
@@ -68,13 +66,13 @@ class FusedLogprobs(torch.autograd.Function):
             return None, None, None, None, None
         tokens: Tokens = ctx.tokens
         head, stats = tokens.head(hidden, weight, bias), ctx.stats
-        grads = tokens.compact(grad_logprobs), tokens.compact(grad_entropy)
+        grads = [None if g is None else tokens.compact(g) for g in (grad_logprobs, grad_entropy)]
         live = _nonzero_rows(*grads)
         if live.numel() < stats.maximum.numel():
             head, stats = head.take(live), stats.take(live)
-            grads = tuple(None if g is None else g.index_select(0, live) for g in grads)
+            grads = [None if g is None else g.index_select(0, live) for g in grads]
         with torch.autocast(hidden.device.type, enabled=False):
-            found = backward_logprobs(head, ctx.plan, stats, *grads, HeadNeeds(*ctx.needs_input_grad[:3]))
+            found = backward_logprobs(head, ctx.plan, stats, grads[0], grads[1], HeadNeeds(*ctx.needs_input_grad[:3]))
         return found.hidden, found.weight, None if found.bias is None else found.bias.to(bias.dtype), None, None
 
 
@@ -130,13 +128,14 @@ class LogprobsFromLogits(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, _: None) -> tuple[Tensor | None, None]:
         (logits,) = ctx.saved_tensors
         tokens: Tokens = ctx.tokens
-        grads = tokens.compact(grad_logprobs), tokens.compact(grad_entropy)
+        if grad_logprobs is None and grad_entropy is None:
+            return None, None
+        grads = [None if g is None else tokens.compact(g) for g in (grad_logprobs, grad_entropy)]
         out = torch.empty_like(logits) if tokens.rows is None else torch.zeros_like(logits)
-        if grads != (None, None):
-            tokens.backend.d_logits(logits, out, ctx.stats, *grads, tokens.targets, tokens.logits(None), 0, tokens.rows)
+        tokens.backend.d_logits(logits, out, ctx.stats, *grads, tokens.targets, tokens.logits(None), 0, tokens.rows)
         return out, None
 
 

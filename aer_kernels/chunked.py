@@ -74,7 +74,7 @@ def forward_statistics(head: Head, plan: Plan) -> RowStatistics:
         hidden = head.hidden_of(r)
         for v in _blocks(vocab, plan.vocab_block):
             raw = gemm.logits_(_block_view(buffer, r, v), hidden, head.weight[v])
-            head.backend.update_statistics(raw, stats.slice(r), head.targets[r], head.logits.slice(r), v.start)
+            head.backend.update_statistics(raw, stats.part(r), head.targets[r], head.logits.part(r), v.start)
     return stats
 
 
@@ -100,11 +100,11 @@ def backward_logprobs(
             head.backend.d_logits(
                 raw,
                 d,
-                stats.slice(r),
+                stats.part(r),
                 _slice(grad_logprobs, r),
                 _slice(grad_entropy, r),
                 head.targets[r],
-                head.logits.slice(r),
+                head.logits.part(r),
                 v.start,
             )
             if sum_hidden is not None:
@@ -155,7 +155,7 @@ def _live_gradients(
         raw = gemm.logits_(_block_view(buffer, r, slice(0, vocab)), head.hidden_of(r), weight)
         d = _operand(raw, head)
         chunk_inputs = inputs.take(index)
-        chunk, grad_logprobs = head.backend.policy_rows(raw, d, head.targets[r], head.logits.slice(r), chunk_inputs, config)
+        chunk, grad_logprobs = head.backend.policy_rows(raw, d, head.targets[r], head.logits.part(r), chunk_inputs, config)
         stats.put(index, chunk)
         if can_clip:
             d, kept = _drop_rows(d, (grad_logprobs != 0) | (chunk_inputs.entropy_weights != 0))

@@ -52,7 +52,7 @@ class Plan:
         return (
             f"{self.name}: {self.num_tokens} tokens x {self.vocab_size} vocabulary x {self.hidden_size} hidden\n"
             f"  blocks     {self.row_block} rows x {self.vocab_block} columns, {self.num_row_blocks} passes over the rows\n"
-            f"  workspace  {_mib(self.workspace_bytes)}: {_mib(self.block_bytes)} blocks, {_mib(self.fixed_bytes)} accumulators and scratch\n"
+            f"  workspace  {_mib(self.workspace_bytes)}: {_mib(self.block_bytes)} in blocks, {_mib(self.fixed_bytes)} fixed\n"
             f"  not held   {_mib(full)} of fp32 logits\n"
             f"  products   {self.flops / 1e12:.3f} TFLOP"
         )

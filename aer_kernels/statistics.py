@@ -25,7 +25,7 @@ class Logits:
             return self
         return Logits(self.bias, self.temperature.index_select(0, rows), self.softcap)
 
-    def slice(self, rows: slice) -> Logits:
+    def part(self, rows: slice) -> Logits:
         """The same for a slice of the rows."""
         return Logits(self.bias, self.temperature[rows], self.softcap) if isinstance(self.temperature, Tensor) else self
 
@@ -55,7 +55,7 @@ class RowStatistics:
         packed[3] = torch.nan
         return RowStatistics(*packed.unbind(0))
 
-    def slice(self, rows: slice) -> RowStatistics:
+    def part(self, rows: slice) -> RowStatistics:
         """Views of a slice of the rows."""
         return RowStatistics(self.maximum[rows], self.sum_exp[rows], self.sum_centred[rows], self.target_logit[rows])
 

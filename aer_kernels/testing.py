@@ -55,10 +55,8 @@ def head_inputs(
     scale = peak * torch.rand(num_tokens, generator=generator).mul_(0.6).add_(0.9) / direction.square().sum(1).clamp(min=1e-6)
     hidden += direction * (scale * sure).unsqueeze(1)
     offset = torch.randn(vocab_size, generator=generator) if bias else None
-    made = HeadInputs(hidden, weight, targets, offset)
-    return HeadInputs(
-        *(None if x is None else x.to(device=device, dtype=dtype if x.is_floating_point() else None) for x in vars(made).values())
-    )
+    offset = None if offset is None else offset.to(device, dtype)
+    return HeadInputs(hidden.to(device, dtype), weight.to(device, dtype), targets.to(device), offset)
 
 
 def error(got: Tensor, truth: Tensor) -> tuple[float, float]:

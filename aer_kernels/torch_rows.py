@@ -26,7 +26,7 @@ LOG_ZERO = -1e4
 def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None) -> None:
     """Fold a block of raw logits (n, Vb), columns v_start.. of the vocabulary, into the running statistics of its rows (16)."""
     for g in _groups(stats.maximum.numel(), raw.shape[1]):
-        _update_group(_tempered(_take(raw, rows, g), logits, g, v_start), stats.slice(g), targets[g], v_start)
+        _update_group(_tempered(_take(raw, rows, g), logits, g, v_start), stats.part(g), targets[g], v_start)
 
 
 def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int) -> None:
@@ -61,7 +61,7 @@ def d_logits(
         z = _tempered(_take(raw, rows, g), logits, g, v_start)
         slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
         grads = (None if x is None else x[g] for x in (grad_logprobs, grad_entropy))
-        d = _d_group(z, stats.slice(g), *grads)
+        d = _d_group(z, stats.part(g), *grads)
         _set_targets(d, at_target[g], targets[g], v_start)
         if slope is not None:
             d.mul_(slope)

@@ -41,7 +41,9 @@ class PolicyInputs(NamedTuple):
 
     def take(self, rows: Tensor) -> PolicyInputs:
         """The inputs of some rows."""
-        return PolicyInputs(*(None if x is None else x.index_select(0, rows) for x in self))
+        old, ref = (None if x is None else x.index_select(0, rows) for x in (self.old_logprobs, self.ref_logprobs))
+        advantages, weights, entropy_weights = (x.index_select(0, rows) for x in self[:3])
+        return PolicyInputs(advantages, weights, entropy_weights, old, ref)
 
 
 class PolicyTokens(NamedTuple):

@@ -51,7 +51,7 @@ def test_head_errors():
     head = FusedLMHead(8, 40)
     with pytest.raises(ValueError, match="targets must be given with advantages, temperature, got None"):
         head(torch.randn(2, 8), advantages=torch.ones(2), temperature=0.5)
-    with pytest.raises(TypeError, match="linear must be an nn.Linear, got Embedding"):
+    with pytest.raises(TypeError, match=r"linear must be an nn\.Linear, got Embedding"):
         FusedLMHead.from_linear(nn.Embedding(4, 8))
 
 
