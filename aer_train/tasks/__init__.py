@@ -1,0 +1,1 @@
+"""Embedded tasks: verifiable, offline, with difficulty tiers."""
