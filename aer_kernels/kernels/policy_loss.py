@@ -80,8 +80,10 @@ def _policy_rows_kernel(
     target = tl.load(targets_ptr + n) - v_start
     if PER_TOKEN_TEMPERATURE:
         temperature = tl.load(temperature_ptr + n)
+    nothing, zero = tl.full((), float("-inf"), tl.float32), tl.full((), 0.0, tl.float32)
+    unseen = tl.full((), float("nan"), tl.float32)
     m, s, t, z_y = row_statistics(
-        raw_ptr, bias_ptr, target, num_columns, temperature, softcap, float("-inf"), 0.0, 0.0, float("nan"), BLOCK, HAS_BIAS, HAS_SOFTCAP
+        raw_ptr, bias_ptr, target, num_columns, temperature, softcap, nothing, zero, zero, unseen, BLOCK, HAS_BIAS, HAS_SOFTCAP
     )
     log_s = tl.log(s)
     logprob = (z_y - m) - log_s

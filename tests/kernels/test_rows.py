@@ -1,0 +1,61 @@
+"""The row kernels themselves, where the fused functions on a CPU do not reach them: 16-bit d_logits written over the fp32 block."""
+
+import pytest
+import torch
+
+from aer_kernels import kernels, torch_rows
+from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs
+from aer_kernels.statistics import Logits, RowStatistics
+
+N, V = 7, 9001  # more columns than one block of the launch
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    raw = 4 * torch.randn(N, V, generator=generator)
+    targets = torch.randint(V, (N,), generator=generator)
+    tokens = PolicyInputs(
+        torch.randn(N, generator=generator),
+        torch.ones(N),
+        0.1 * torch.rand(N, generator=generator),
+        -9 - torch.rand(N, generator=generator),
+        None,
+    )
+    return raw, targets, tokens
+
+
+def narrow_view(raw):
+    return raw.view(torch.float16)[:, :V]
+
+
+def test_policy_rows_in_place():
+    raw, targets, tokens = inputs()
+    config = ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0)
+    expected = torch.empty_like(raw)
+    stats, grad = torch_rows.policy_rows(raw.clone(), expected, targets, Logits(), tokens, config)
+    out = narrow_view(raw)
+    found, found_grad = kernels.policy_rows(raw, out, targets, Logits(), tokens, config)
+    torch.testing.assert_close(found.logprobs(), stats.logprobs(), rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(found_grad, grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.float(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_d_logits_in_place():
+    raw, targets, _ = inputs()
+    stats = RowStatistics.empty(N, torch.float32, raw.device)
+    kernels.update_statistics(raw, stats, targets, Logits(temperature=0.7), 0)
+    grads = torch.randn(N), torch.randn(N)
+    expected = torch.empty_like(raw)
+    torch_rows.d_logits(raw.clone(), expected, stats, *grads, targets, Logits(temperature=0.7), 0)
+    out = narrow_view(raw)
+    kernels.d_logits(raw, out, stats, *grads, targets, Logits(temperature=0.7), 0)
+    torch.testing.assert_close(out.float(), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [kernels, torch_rows], ids=["triton", "torch"])
+def test_rows_of_d_logits_sum_to_zero(rows):
+    """Adding a constant to a row of logits changes nothing, so its gradient sums to 0."""
+    raw, targets, tokens = inputs()
+    out = torch.empty_like(raw)
+    rows.policy_rows(raw, out, targets, Logits(), tokens, ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0))
+    assert out.double().sum(1).abs().max() < 1e-5
