@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHARACTERS = "0123456789+-*=?"
 PAD, EOS = "<pad>", "<eos>"
 BATCH = 256
+LR_WARMUP = 50
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -109,12 +110,11 @@ def _train(model, tokenizer, rng: random.Random, name: str, steps: int, lr: floa
     from rich.progress import track
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    warm = 50 if steps > 200 else 10
     by_tier = problems("train")
     for step in track(range(steps), description=f"warm-up: {name}"):
-        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0, step - LR_WARMUP) / max(1, steps - LR_WARMUP)))
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / warm) * cosine
+            group["lr"] = lr * min(1.0, (step + 1) / LR_WARMUP) * cosine
         chosen = [rng.choice(by_tier["easy" if i % 2 else "hard"]) for i in range(BATCH)]
         texts = [render(p, rng).text + answer(p, rng) for p in chosen]
         ids = torch.tensor([[*tokens, tokenizer.eos_token_id] for tokens in tokenizer(texts)["input_ids"]])
