@@ -1,0 +1,155 @@
+"""The policy: a transformers causal LM split into hidden states and lm_head, so that the fused loss never needs logits."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aer_train.config import ModelConfig
+
+COUNTDOWN_POLICY = Path(__file__).parent / "tasks" / "countdown_policy"
+
+PROBE_TOLERANCE = 1e-3
+"""Largest allowed difference of the two logits in fp32, relative to the largest logit (1 would be a different head)."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer. Parameters are float32; products run in `dtype` (autocast)."""
+
+    model: Any
+    """transformers causal LM, dropout off."""
+    tokenizer: Any
+    head: nn.Linear
+    """The lm_head; its weight may be tied to the embedding."""
+    softcap: float | None
+    """Final logit softcap of the model (Gemma 2), or None."""
+    dtype: torch.dtype
+    eos_ids: frozenset[int]
+    """Every token that ends a response: those of the generation config and the tokenizer's own."""
+    generation_config: Any
+    """As published, for the checkpoints. The model itself holds a neutral one: penalties or top-k would bend the rollouts."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context in which forward passes, sampling and training alike, run."""
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the final hidden states (B, T, D) of right-padded input_ids (B, T)."""
+        # transformers recomputes activations in training mode only; dropout is 0 in either mode
+        self.model.train(self.model.is_gradient_checkpointing and torch.is_grad_enabled())
+        output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return output.last_hidden_state
+
+
+def load_policy(config: ModelConfig, device: torch.device) -> Policy:
+    """Load model and tokenizer, and prove on a few tokens that hidden states and lm_head reproduce the model's logits.
+
+    Args:
+        config: `name` may be a hub id, a folder, or builtin:countdown.
+        device: where the parameters live.
+    Raises:
+        ValueError - the model cannot be found or read, has no tokenizer usable for padding, or has no readable lm_head.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    source = model_source(config.name)
+    try:
+        model_config = AutoConfig.from_pretrained(source, revision=config.revision)
+        options = {} if config.attn_implementation is None else {"attn_implementation": config.attn_implementation}
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, revision=config.revision, config=_without_dropout(model_config), dtype=torch.float32, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.name must be a Hugging Face model id or folder, got {config.name!r}: {reason}") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"model.name must have a tokenizer with an end-of-sequence token, got {config.name!r}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = model.to(device).eval()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"model.name must be a model with a readable lm_head, got {config.name!r} with {type(head).__name__}")
+    softcap = getattr(model_config.get_text_config(), "final_logit_softcapping", None)
+    published, ends = model.generation_config, model.generation_config.eos_token_id
+    eos_ids = frozenset([tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])])
+    model.generation_config = GenerationConfig(eos_token_id=sorted(eos_ids), pad_token_id=tokenizer.pad_token_id)
+    policy = Policy(model, tokenizer, head, softcap, compute_dtype(config.dtype, device), eos_ids, published)
+    _probe(policy, config.name)
+    return policy
+
+
+def model_source(name: str) -> str:
+    """Return what transformers loads for `model.name`; a name that can only be a folder must exist.
+
+    Raises:
+        ValueError - the folder is missing.
+    """
+    if name == "builtin:countdown":
+        return str(COUNTDOWN_POLICY)
+    if name.startswith("builtin:"):
+        raise ValueError(f"model.name must be builtin:countdown, a Hugging Face model id or a folder, got {name!r}")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ValueError(f"model.name must be an existing folder or a Hugging Face model id, got {name!r}")
+    return name
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for `run.device`.
+
+    Raises:
+        ValueError - cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.device must be auto or cpu on a machine without a CUDA GPU, got cuda")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of the products for `model.dtype`."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def _without_dropout(config: Any) -> Any:
+    """Set every dropout probability to 0: the policy that is trained must be the one that sampled."""
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name, value in vars(part).items():
+            if isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
+                setattr(part, name, 0.0)
+    return config
+
+
+@torch.no_grad()
+def _probe(policy: Policy, name: str) -> None:
+    """Compare cap(hidden @ head.T + bias) with the model's own logits: a scaled head would otherwise train a wrong policy silently."""
+    vocab_size = policy.head.weight.shape[0]
+    ids = torch.arange(8, device=policy.device).mul(7).add(3).remainder(vocab_size).unsqueeze(0)
+    mask = torch.ones_like(ids)
+    ours = policy.head(policy.hidden(ids, mask)).float()
+    if policy.softcap is not None:
+        ours = policy.softcap * torch.tanh(ours / policy.softcap)
+    theirs = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    difference = (ours - theirs).abs().max() if ours.shape == theirs.shape else torch.tensor(torch.inf)
+    if not difference <= PROBE_TOLERANCE * theirs.abs().max().clamp(min=1.0):
+        raise ValueError(
+            f"model.name must be a model with a readable lm_head, got {name!r}: "
+            f"hidden states times lm_head differ from its logits by {float(difference):.3g}"
+        )

@@ -1,0 +1,124 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from aer_train.config import DataConfig
+from aer_train.data import encode_prompt, load_prompts, prompts_at
+from aer_train.model import Policy
+from aer_train.seeds import generator, sample_seed
+from aer_train.types import Prompt
+
+ROWS = [
+    {"problem": "1+2=?", "answer": "3", "level": 1, "id": "a"},
+    {"problem": "20*3=?", "answer": "60", "level": 2, "id": "b"},
+    {"problem": "12345678", "answer": "0", "level": 2, "id": "c"},
+]
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return str(path)
+
+
+def load(policy: Policy, source: str, limit: int | None = None, **options: object) -> list[Prompt]:
+    return load_prompts(DataConfig(**options), policy.tokenizer, source, "train", limit=limit)
+
+
+def test_jsonl_and_parquet_give_the_same_prompts(policy: Policy, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    source = write(tmp_path / "rows.jsonl", ROWS)
+    found = load(policy, source, tier_column="level", template="={problem}")
+    assert found == load(policy, str(tmp_path / "rows.parquet"), tier_column="level", template="={problem}")
+    assert found[:2] == [Prompt("a", "=1+2=?", "3", "1"), Prompt("b", "=20*3=?", "60", "2")]
+    assert load(policy, source, limit=1) == [Prompt("a", "1+2=?", "3", "all")]
+
+
+def test_the_row_number_is_the_default_id(policy: Policy, tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "id"} for row in ROWS]
+    assert [p.id for p in load(policy, write(tmp_path / "rows.jsonl", rows))] == ["0", "1", "2"]
+
+
+def test_long_prompts_are_dropped_and_counted(policy: Policy, tmp_path: Path) -> None:
+    source, messages = write(tmp_path / "rows.jsonl", ROWS), []
+    config = DataConfig(max_prompt_tokens=6)
+    assert [p.id for p in load_prompts(config, policy.tokenizer, source, "train", message=messages.append)] == ["a", "b"]
+    assert messages == [f"{source}: 1 of 3 prompts dropped (data.max_prompt_tokens)"]
+    with pytest.raises(ValueError, match=r"data.max_prompt_tokens must leave some prompts, got 2: every prompt of"):
+        load(policy, source, max_prompt_tokens=2)
+
+
+def test_chat_template(policy: Policy, tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", ROWS[:1])
+    with pytest.raises(ValueError, match=r"data.chat must be False for a tokenizer without a chat template"):
+        load(policy, source, chat=True)
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    found = load(policy, source, chat=True, system="short", template="{problem}!")
+    assert found[0].text == "system:short;user:1+2=?!;assistant:"
+    with pytest.raises(ValueError, match=r"data.system must be None without data.chat, got 'short'"):
+        load(policy, source, system="short")
+
+
+def test_a_rendered_begin_token_is_not_doubled(policy: Policy) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = policy.tokenizer
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
+    expected = [tokenizer.bos_token_id, 3, 4]
+    assert encode_prompt(tokenizer, "12") == expected
+    assert encode_prompt(tokenizer, "<bos>12") == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "match"),
+    [
+        ([], {}, "must hold at least one row, got an empty dataset"),
+        (ROWS, {"prompt_column": "question"}, r"data.prompt_column must be a column of .* \(answer, id, level, problem\), got 'question'"),
+        (ROWS, {"answer_column": "gold"}, "data.answer_column must be a column of"),
+        (ROWS, {"tier_column": "tier"}, "data.tier_column must be a column of"),
+        (ROWS, {"answer_column": "level"}, r"answer of row 0 of .* must be text, got int \(1\)"),
+        (ROWS, {"template": "Solve it."}, r"data.template must contain \{problem\}, got 'Solve it.'"),
+    ],
+)
+def test_clear_errors(policy: Policy, tmp_path: Path, rows: list[dict[str, object]], options: dict[str, str], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        load(policy, write(tmp_path / "rows.jsonl", rows), **options)
+
+
+def test_unreadable_files(policy: Policy, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data must name an existing file, got .*missing.jsonl"):
+        load(policy, str(tmp_path / "missing.jsonl"))
+    (tmp_path / "bad.jsonl").write_text('{"problem": "1"}\n{"problem"\n')
+    with pytest.raises(ValueError, match=r"bad.jsonl line 2 must be a JSON object, got"):
+        load(policy, str(tmp_path / "bad.jsonl"))
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"list.jsonl line 1 must be a JSON object, got list"):
+        load(policy, str(tmp_path / "list.jsonl"))
+    (tmp_path / "bad.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=r"bad.parquet must be a parquet file"):
+        load(policy, str(tmp_path / "bad.parquet"))
+
+
+def test_each_prompt_comes_once_an_epoch() -> None:
+    prompts = [Prompt(str(i), "", "") for i in range(10)]
+    stream = [p.id for step in range(10) for p in prompts_at(prompts, 7, step, 3)]
+    for epoch in range(3):
+        assert Counter(stream[10 * epoch : 10 * epoch + 10]) == Counter(str(i) for i in range(10))
+    assert stream[:10] != stream[10:20]
+    assert [p.id for p in prompts_at(prompts, 7, 4, 3)] == stream[12:15]
+    assert [p.id for p in prompts_at(prompts, 7, 0, 25)] == stream[:25]
+    assert [p.id for p in prompts_at(prompts, 8, 0, 10)] != stream[:10]
+
+
+def test_seeds_are_stable_and_distinct() -> None:
+    assert sample_seed(0, "train", 3) == 17418007991894096422
+    seeds = {sample_seed(*parts) for parts in [(1, 2), (12,), ("1", 2), (1, "2"), ("1", "2"), (2, 1), (1, 2, 0)]}
+    assert len(seeds) == 7 and all(0 <= s < 2**64 for s in seeds)
+    assert generator(1).random(2).tolist() == generator(1).random(2).tolist() != generator(1 + 2**33).random(2).tolist()

@@ -1,0 +1,97 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from aer_train.config import ModelConfig
+from aer_train.model import Policy, compute_dtype, load_policy, model_source, resolve_device
+from tests.train.conftest import save_tokenizer
+
+CPU = torch.device("cpu")
+SMALL = {"vocab_size": 17, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def test_hidden_and_head_give_the_logits(policy: Policy) -> None:
+    ids, mask = torch.randint(17, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    assert torch.allclose(policy.head(policy.hidden(ids, mask)), policy.model(input_ids=ids, attention_mask=mask).logits, atol=1e-6)
+    assert policy.softcap is None and policy.eos_ids == {1} and policy.dtype == torch.float32
+
+
+def test_dropout_is_off_and_gradients_are_on(policy: Policy) -> None:
+    ids, mask = torch.randint(17, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    first, second = policy.hidden(ids, mask), policy.hidden(ids, mask)
+    assert torch.equal(first, second) and first.requires_grad
+    assert policy.model.config.attention_dropout == 0.0
+
+
+def test_gradient_checkpointing_gives_the_same_gradient(policy: Policy, model_folder: Path) -> None:
+    other = load_policy(ModelConfig(name=str(model_folder), gradient_checkpointing=True), CPU)
+    ids, mask = torch.randint(17, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    for p in (policy, other):
+        p.hidden(ids, mask).square().sum().backward()
+    assert other.model.is_gradient_checkpointing and other.model.training
+    for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        ("Qwen2Config", "Qwen2ForCausalLM", {"num_key_value_heads": 1}),
+        ("LlamaConfig", "LlamaForCausalLM", {"num_key_value_heads": 1}),
+        ("Gemma2Config", "Gemma2ForCausalLM", {"num_key_value_heads": 1, "head_dim": 8}),
+        ("GPT2Config", "GPT2LMHeadModel", {"n_inner": 32}),
+    ],
+    ids=lambda family: family[1],
+)
+def test_other_families(tmp_path: Path, family: tuple[str, str, dict[str, int]]) -> None:
+    import transformers
+
+    config = getattr(transformers, family[0])(**SMALL, **family[2], eos_token_id=1, bos_token_id=1, pad_token_id=0)
+    torch.manual_seed(0)
+    getattr(transformers, family[1])(config).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    policy = load_policy(ModelConfig(name=str(tmp_path)), CPU)
+    assert policy.softcap == (30.0 if family[0] == "Gemma2Config" else None)
+
+
+def test_a_head_that_is_not_the_whole_story_is_refused(tmp_path: Path) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    torch.manual_seed(0)
+    GraniteForCausalLM(GraniteConfig(**SMALL, num_key_value_heads=1, logits_scaling=8.0)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"model.name must be a model with a readable lm_head, got .* differ from its logits by"):
+        load_policy(ModelConfig(name=str(tmp_path)), CPU)
+
+
+def test_missing_pad_token_becomes_the_end_token(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_policy(ModelConfig(name=str(folder)), CPU).tokenizer.pad_token_id == 1
+
+
+def test_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model.name must be an existing folder .*, got './missing'"):
+        model_source("./missing")
+    with pytest.raises(ValueError, match=r"model.name must be builtin:countdown"):
+        model_source("builtin:chess")
+    with pytest.raises(ValueError, match=r"model.name must be a Hugging Face model id or folder, got "):
+        load_policy(ModelConfig(name=str(tmp_path)), CPU)
+    assert model_source("Qwen/Qwen3-4B-Base") == "Qwen/Qwen3-4B-Base"
+
+
+def test_device_and_dtype() -> None:
+    assert resolve_device("cpu") == CPU
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == CPU
+        with pytest.raises(ValueError, match=r"run.device must be auto or cpu"):
+            resolve_device("cuda")
+    assert compute_dtype("auto", CPU) == torch.float32
+    assert compute_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert compute_dtype("bfloat16", CPU) == torch.bfloat16

@@ -1,0 +1,107 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aer_kernels import fused_logprobs
+from aer_train.config import RolloutConfig
+from aer_train.data import encode_prompt
+from aer_train.model import Policy
+from aer_train.rollout.hf import HFRollout, InverseCDFSampler
+from aer_train.types import Prompt
+
+PROMPTS = [Prompt(str(i), text, "") for i, text in enumerate(["12=?", "7", "345+6=?", "98"])]
+
+
+def rollout(policy: Policy, **options: object) -> HFRollout:
+    return HFRollout(policy, RolloutConfig(**{"max_new_tokens": 7, "batch_size": 64, **options}))
+
+
+def test_samples_do_not_depend_on_the_batch(policy: Policy) -> None:
+    whole = rollout(policy).generate(PROMPTS, 3, (0, "train", 5))
+    one_by_one = rollout(policy, batch_size=1).generate(PROMPTS, 3, (0, "train", 5))
+    assert [(s.prompt, s.index) for s in whole] == [(p, i) for p in range(4) for i in range(3)]
+    for a, b in zip(whole, one_by_one, strict=True):
+        assert (a.tokens, a.text, a.finished, a.prompt_tokens) == (b.tokens, b.text, b.finished, b.prompt_tokens)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_the_seed_names_the_draw(policy: Policy) -> None:
+    generate = rollout(policy).generate
+    assert generate(PROMPTS, 2, (0, 5)) == generate(PROMPTS, 2, (0, 5))
+    assert [s.tokens for s in generate(PROMPTS, 2, (0, 5))] != [s.tokens for s in generate(PROMPTS, 2, (0, 6))]
+
+
+def test_global_generators_are_left_alone(policy: Policy) -> None:
+    torch.manual_seed(3)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1]
+    rollout(policy).generate(PROMPTS, 2, (0,))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_logprobs_are_those_of_the_tempered_policy(policy: Policy, temperature: float) -> None:
+    for sample in rollout(policy, temperature=temperature).generate(PROMPTS, 2, (1,)):
+        ids = torch.tensor([sample.prompt_tokens + sample.tokens])
+        hidden = policy.hidden(ids[:, :-1], torch.ones_like(ids[:, :-1]))
+        found = fused_logprobs(hidden, policy.head.weight, ids[:, 1:], temperature=temperature).logprobs[0]
+        assert found[len(sample.prompt_tokens) - 1 :].tolist() == pytest.approx(sample.logprobs, abs=1e-4)
+
+
+def test_frequencies_follow_the_softmax() -> None:
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf]) / 0.7
+    count = 20_000
+    sampler = InverseCDFSampler(torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random((count, 1))), 0.7)
+    chosen = sampler(torch.zeros(count, 1), (logits * 0.7).expand(count, 5)).argmax(-1)
+    expected = torch.softmax(logits, 0) * count
+    observed = torch.bincount(chosen, minlength=5)
+    assert observed[4] == 0
+    chi_square = ((observed - expected)[:4] ** 2 / expected[:4]).sum()
+    assert chi_square < 16.27  # 3 degrees of freedom, p = .001
+    assert torch.allclose(sampler.logprobs[0], torch.log_softmax(logits, 0)[chosen])
+
+
+def test_extreme_uniforms_stay_in_the_support() -> None:
+    scores = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(2, 1)
+    sampler = InverseCDFSampler(torch.tensor([[0.0], [math.nextafter(1.0, 0.0)]], dtype=torch.float64), 1.0)
+    assert sampler(torch.zeros(2, 1), scores).argmax(-1).tolist() == [1, 2]
+
+
+def test_greedy_is_the_argmax(policy: Policy) -> None:
+    a, b = rollout(policy).generate(PROMPTS[:1], 2, (0,), temperature=0)
+    assert a.tokens == b.tokens
+    ids = torch.tensor([a.prompt_tokens + a.tokens])
+    logits = policy.model(input_ids=ids).logits[0, len(a.prompt_tokens) - 1 : -1]
+    assert logits.argmax(-1).tolist() == a.tokens
+
+
+def test_end_of_sequence(policy: Policy) -> None:
+    samples = rollout(policy, max_new_tokens=30).generate(PROMPTS, 8, (0,))
+    assert {s.finished for s in samples} == {True, False}
+    for s in samples:
+        assert s.finished == (s.tokens[-1] == policy.tokenizer.eos_token_id)
+        assert policy.tokenizer.eos_token_id not in s.tokens[:-1]
+        assert len(s.tokens) == len(s.logprobs) <= 30
+        assert "<" not in s.text and len(s.text) <= len(s.tokens)
+
+
+def test_published_generation_settings_do_not_bend_the_samples(policy: Policy, model_folder, tmp_path) -> None:
+    import json
+    import shutil
+
+    from aer_train.config import ModelConfig
+    from aer_train.model import load_policy
+
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    settings = {"eos_token_id": [1], "repetition_penalty": 3.0, "suppress_tokens": [4, 5, 6], "top_k": 1, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    bent = load_policy(ModelConfig(name=str(folder)), torch.device("cpu"))
+    assert rollout(bent).generate(PROMPTS, 4, (0,)) == rollout(policy).generate(PROMPTS, 4, (0,))
+    assert bent.generation_config.repetition_penalty == 3.0
+
+
+def test_prompt_tokens(policy: Policy) -> None:
+    assert encode_prompt(policy.tokenizer, "12=?") == [3, 4, 15, 16]
