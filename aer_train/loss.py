@@ -1,0 +1,138 @@
+"""The loss of one micro-batch as its share of the whole update, so that cutting an update into micro-batches cannot change the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aer_kernels import LogprobsOutput, fused_logprobs, fused_policy_loss
+from aer_kernels.objectives.sequence import gspo_loss
+from aer_train.batching import MicroBatch
+from aer_train.config import ObjectiveConfig
+from aer_train.model import Policy
+from aer_train.types import Sample
+
+
+@dataclass(frozen=True)
+class Denominators:
+    """What the sums over an update are divided by."""
+
+    policy: float
+    """token_mean: loss tokens. sequence_mean and GSPO: responses. constant: responses * max_new_tokens."""
+    entropy: float
+    """Loss tokens, whatever the aggregation: an entropy coefficient always means the same."""
+
+
+@dataclass(frozen=True)
+class MicroLoss:
+    """The share of the loss, and what was measured on the way (all detached but the loss)."""
+
+    loss: Tensor
+    """0-dim, differentiable; the shares of an update add up to its loss."""
+    logprobs: Tensor
+    """(B, T) float32, nats, 0 outside the responses."""
+    entropy: Tensor
+    """(B, T) float32, nats, 0 outside the responses."""
+    metrics: dict[str, Tensor]
+    """clip_frac, ratio_mean, ratio_max, approx_kl: 0-dim, over the loss tokens; GSPO, without approx_kl, over responses."""
+
+
+def denominators(samples: Sequence[Sample], config: ObjectiveConfig, max_new_tokens: int) -> Denominators:
+    """Return the denominators of an update on these samples."""
+    tokens = float(sum(len(sample.tokens) for sample in samples))
+    responses = float(len(samples))
+    if config.kind == "gspo":
+        return Denominators(responses, tokens)
+    policy = {"token_mean": tokens, "sequence_mean": responses, "constant": responses * max_new_tokens}[config.aggregation]
+    return Denominators(policy, tokens)
+
+
+def policy_loss(
+    policy: Policy,
+    batch: MicroBatch,
+    config: ObjectiveConfig,
+    denominator: Denominators,
+    *,
+    temperature: float,
+    memory_budget: int | None = None,
+) -> MicroLoss:
+    """Return the micro-batch's share of
+
+        loss = policy objective - sum_t entropy_coef(q(t)) * H_t / loss tokens of the update
+
+    Args:
+        temperature: > 0, of the distribution that was sampled and is trained.
+        memory_budget: bytes of workspace for the fused loss; None lets its planner choose.
+    """
+    with policy.autocast():
+        hidden = policy.hidden(batch.input_ids, batch.attention_mask)
+        if config.kind == "gspo":
+            return _gspo(policy, hidden, batch, config, denominator, temperature, memory_budget)
+        output = fused_policy_loss(
+            hidden,
+            policy.head.weight,
+            batch.targets,
+            bias=policy.head.bias,
+            softcap=policy.softcap,
+            advantages=batch.advantages[:, None],
+            old_logprobs=batch.old_logprobs,
+            loss_mask=batch.loss_mask,
+            entropy_coef=batch.entropy_coef[:, None],
+            objective=config.kind,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            aggregation=config.aggregation,
+            normalizer=denominator.policy,
+            entropy_normalizer=denominator.entropy,
+            temperature=temperature,
+            memory_budget=memory_budget,
+        )
+    return MicroLoss(output.loss, output.logprobs, output.entropy, output.metrics)
+
+
+@torch.no_grad()
+def measure(policy: Policy, batch: MicroBatch, *, temperature: float, memory_budget: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return log-probs and entropies (B, T) of the present policy, float32, nats, 0 outside the responses."""
+    with policy.autocast():
+        output = _logprobs(policy, policy.hidden(batch.input_ids, batch.attention_mask), batch, temperature, memory_budget)
+    return output.logprobs, output.entropy
+
+
+def _logprobs(policy: Policy, hidden: Tensor, batch: MicroBatch, temperature: float, memory_budget: int | None) -> LogprobsOutput:
+    return fused_logprobs(
+        hidden,
+        policy.head.weight,
+        batch.targets,
+        bias=policy.head.bias,
+        softcap=policy.softcap,
+        loss_mask=batch.loss_mask,
+        temperature=temperature,
+        memory_budget=memory_budget,
+    )
+
+
+def _gspo(
+    policy: Policy,
+    hidden: Tensor,
+    batch: MicroBatch,
+    config: ObjectiveConfig,
+    denominator: Denominators,
+    temperature: float,
+    memory_budget: int | None,
+) -> MicroLoss:
+    output = _logprobs(policy, hidden, batch, temperature, memory_budget)
+    loss, metrics = gspo_loss(
+        output.logprobs,
+        advantages=batch.advantages,
+        loss_mask=batch.loss_mask,
+        old_logprobs=batch.old_logprobs,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        normalizer=denominator.policy,
+    )
+    bonus = (batch.entropy_coef[:, None] * output.entropy).sum() / denominator.entropy
+    return MicroLoss(loss - bonus, output.logprobs.detach(), output.entropy.detach(), metrics)
