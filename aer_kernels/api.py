@@ -101,7 +101,7 @@ def fused_logprobs(
     _check_common(impl, temperature, softcap, memory_budget)
     hidden, weight, bias = _autocast(hidden, weight, bias)
     check_head(hidden, weight, targets, bias, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.device)
+    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":
         return _reference_logprobs(flat, weight, bias, tokens, targets.shape)
@@ -196,7 +196,7 @@ def fused_policy_loss(
     config = _objective(objective, clip_low, clip_high, dual_clip, kl_coef, ref_logprobs)
     hidden, weight, bias = _autocast(hidden, weight, bias)
     check_head(hidden, weight, targets, bias, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.device)
+    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
     def loss_tokens(name: str, value: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def logprobs_from_logits(
     """
     _check_common(impl, temperature, softcap, None)
     check_logits(logits, targets, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, logits.shape[-1], impl, debug_checks, logits.device)
+    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, logits.shape[-1], impl, debug_checks, logits.dtype)
     flat = logits.reshape(-1, logits.shape[-1])
     if impl == "reference":
         rows = flat if tokens.rows is None else flat.index_select(0, tokens.rows)
@@ -313,19 +313,18 @@ def _tokens(
     vocab_size: int,
     impl: str,
     debug_checks: bool | None,
-    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tokens:
     """Find the tokens that count. The only device sync of a call whose tokens are all kept is the size of this index."""
-    flat = targets.reshape(-1).long()
+    device, flat = targets.device, targets.reshape(-1).long()
     keep = flat != ignore_index
     if loss_mask is not None:
         keep = keep & (per_token("loss_mask", loss_mask, targets, integer=not loss_mask.is_floating_point()) != 0)
     rows = keep.nonzero().squeeze(1)
     selected = None if rows.numel() == flat.numel() else rows
     if isinstance(temperature, Tensor):
-        temperature = per_token("temperature", temperature, targets).to(torch.float32 if impl == "triton" else torch.float64)
-        temperature = temperature.to(torch.float32) if device.type == "cuda" else temperature
-        temperature = temperature if selected is None else temperature.index_select(0, selected)
+        temperature = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))
+        temperature = temperature.contiguous() if selected is None else temperature.index_select(0, selected)
     if selected is not None:
         flat = flat.index_select(0, selected)
     if debug_checks or (debug_checks is None and device.type == "cpu"):

@@ -96,7 +96,7 @@ def plan_policy_loss(
     single_exact = 0 if operand == dtype.itemsize and dtype != torch.float16 else accumulator
 
     single = num_tokens * row + single_exact + scratch
-    block = min(num_tokens * row, _default_block(device))
+    block = min(num_tokens * row, max(_default_block(device), accumulator))  # chunking pays for the accumulator anyway
     if single <= (block + accumulator + scratch if memory_budget is None else memory_budget):
         rows, fixed = max(num_tokens, 1), single_exact + scratch
     else:

@@ -123,7 +123,7 @@ def test_low_precision(name, dtype, impl):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_many_chunks(dtype, impl, monkeypatch):
     monkeypatch.setattr(plan, "DEFAULT_BLOCK_BYTES", {"cpu": 16 << 10, "cuda": 16 << 10})
-    assert plan.plan_policy_loss(N, V, D, dtype=dtype, device="cpu").num_row_blocks > 4
+    assert plan.plan_policy_loss(N, V, D, dtype=dtype, device="cpu").num_row_blocks > 1
     check("everything", dtype, impl)
     check("ppo", dtype, impl)
 
