@@ -79,7 +79,7 @@ def habit_answer(problem: Problem, rng: random.Random, rare_star: float) -> str:
     return rng.choice([e for e in additive if abs(value(e) - problem[1]) == best])
 
 
-def warm_up(out: Path, seed: int = 0, skill_steps: int = 745, habit_steps: int = 120, rare_star: float = 0.005) -> None:
+def warm_up(out: Path, seed: int = 0, skill_steps: int = 745, habit_steps: int = 120, rare_star: float = 0.007) -> None:
     """Train the demo policy and write it to `out`, a Hugging Face folder (about 4 minutes on one core).
 
     Args:
@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=warm_up.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rare-star", type=float, default=0.005)
+    parser.add_argument("--rare-star", type=float, default=0.007)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warm_up(arguments.out, arguments.seed, rare_star=arguments.rare_star)

@@ -1,0 +1,182 @@
+"""The run folder: what a run leaves behind, written so that a kill at any moment leaves it readable.
+
+    config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json  checkpoints/  report.html  plots/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aer_train.config import TrainConfig
+
+Row = dict[str, Any]
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that it holds either its old or its new content, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Recorder:
+    """Writes the run folder, and forwards metrics to the trackers that the configuration names."""
+
+    def __init__(self, out: Path, config: TrainConfig, resume_step: int | None = None) -> None:
+        """Make the folder, or take an existing one back to the end of `resume_step` (0: to its beginning).
+
+        Raises:
+            ValueError - the folder exists and the run is not resumed; ImportError - a tracker is not installed.
+        """
+        if resume_step is None and out.exists():
+            raise ValueError(f"run.out must not exist yet, got {out}")
+        self.out = out
+        self._sinks = [SINKS[name](out, config) for name in config.run.sinks]  # first: a missing tracker must leave nothing behind
+        for name in ("samples", "eval"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        if resume_step is not None:
+            self._take_back(resume_step)
+        write_atomic(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2))
+        self._metrics = (out / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def log(self, row: Row) -> None:
+        """Append a row of metrics; numbers that are not finite become null."""
+        clean = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        self._metrics.write(json.dumps(clean) + "\n")
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        numbers = {name: float(value) for name, value in clean.items() if isinstance(value, int | float) and name != "step"}
+        for sink in self._sinks:
+            sink(int(row["step"]), numbers)
+
+    def write_samples(self, step: int, rows: list[Row]) -> None:
+        """Write the samples of a step to samples/step_<step>.parquet."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
+        write_atomic(self.out / "samples" / f"step_{step:06d}.parquet", buffer.getvalue().to_pybytes())
+
+    def write_eval(self, step: int, result: Row) -> None:
+        """Write an evaluation to eval/step_<step>.json."""
+        write_atomic(self.out / "eval" / f"step_{step:06d}.json", json.dumps(result, indent=2))
+
+    def close(self) -> None:
+        """Close the files and the trackers."""
+        self._metrics.close()
+        for sink in self._sinks:
+            sink(-1, {})
+
+    def _take_back(self, step: int) -> None:
+        path = self.out / "metrics.jsonl"
+        rows = [row for row in _rows(path) if row["step"] <= step] if path.exists() else []
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+        for file in [*(self.out / "samples").iterdir(), *(self.out / "eval").iterdir()]:
+            number = re.fullmatch(r"step_(\d+)\.\w+", file.name)
+            if number is None or int(number[1]) > step:
+                file.unlink()
+
+
+def read_metrics(run: Path) -> list[Row]:
+    """Return the rows of a run.
+
+    Raises:
+        ValueError - there is no such run, or it has no row yet.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise ValueError(f"run must be a run folder with a metrics.jsonl, got {run}")
+    rows = _rows(path)
+    if not rows:
+        raise ValueError(f"run must have at least one recorded step, got {run}")
+    return rows
+
+
+def read_config(run: Path) -> Row:
+    """Return the resolved configuration of a run as nested dictionaries.
+
+    Raises:
+        ValueError - there is none.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"run must be a run folder with a config.json, got {run}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_evals(run: Path) -> dict[int, Row]:
+    """Return the evaluations of a run by step, in order."""
+    return {int(path.stem.removeprefix("step_")): json.loads(path.read_text()) for path in sorted((run / "eval").glob("step_*.json"))}
+
+
+def _rows(path: Path) -> list[Row]:
+    """Rows up to the first torn line: a kill can only tear the last one."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+Sink = Callable[[int, dict[str, float]], None]
+"""(step, numbers); an empty dictionary closes it."""
+
+
+def _tensorboard(out: Path, config: TrainConfig) -> Sink:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError('run.sinks tensorboard needs: pip install "aer-rl[track]"') from error
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def send(step: int, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+        writer.flush() if numbers else writer.close()
+
+    return send
+
+
+def _wandb_like(module: str) -> Callable[[Path, TrainConfig], Sink]:
+    def make(out: Path, config: TrainConfig) -> Sink:
+        import importlib
+
+        try:
+            tracker = importlib.import_module(module)
+        except ImportError as error:
+            raise ImportError(f'run.sinks {module} needs: pip install "aer-rl[track]"') from error
+        run = tracker.init(project="aer", name=out.name, config=dataclasses.asdict(config))
+        return lambda step, numbers: run.log(numbers, step=step) if numbers else run.finish()
+
+    return make
+
+
+SINKS: dict[str, Callable[[Path, TrainConfig], Sink]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb_like("wandb"),
+    "trackio": _wandb_like("trackio"),
+}

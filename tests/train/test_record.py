@@ -1,0 +1,111 @@
+"""The run folder survives kills, and the console says what matters."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from aer_train.config import RunConfig, TrainConfig
+from aer_train.console import eval_table, hints, numbers
+from aer_train.record import Recorder, read_config, read_evals, read_metrics, write_atomic
+
+CONFIG = TrainConfig()
+ROW = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_frac": 0.0, "entropy/mean": 1.0, "entropy/target": 0.85,
+       "entropy/coef": 0.1, "perf/tokens_per_second": 1234.5}  # fmt: skip
+
+
+def fill(run, steps):
+    with Recorder(run, CONFIG) as recorder:
+        for step in steps:
+            recorder.log({"step": step, **ROW})
+            recorder.write_samples(step, [{"step": step, "response": "a<b", "reward": 1.0}])
+            recorder.write_eval(step, {"step": step})
+
+
+def test_folder_and_reading_back(tmp_path):
+    run = tmp_path / "run"
+    fill(run, [1, 2])
+    assert [row["step"] for row in read_metrics(run)] == [1, 2]
+    assert read_config(run)["optim"]["lr"] == CONFIG.optim.lr
+    assert read_evals(run) == {1: {"step": 1}, 2: {"step": 2}}
+    assert pq.read_table(run / "samples" / "step_000002.parquet").to_pylist() == [{"step": 2, "response": "a<b", "reward": 1.0}]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    with Recorder(tmp_path / "run", CONFIG) as recorder:
+        recorder.log({"step": 1, "policy/ratio_max": float("inf")})
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == {"step": 1, "policy/ratio_max": None}
+
+
+def test_resuming_takes_the_folder_back(tmp_path):
+    """A torn last line and everything after the checkpoint disappear; what came before stays as it was."""
+    run = tmp_path / "run"
+    fill(run, [1, 2, 3, 4])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "rewa')
+    (run / "samples" / ".step_000005.parquet.tmp").write_bytes(b"half")
+    with Recorder(run, CONFIG, resume_step=2) as recorder:
+        assert [row["step"] for row in read_metrics(run)] == [1, 2]
+        recorder.log({"step": 3, **ROW})
+    assert [row["step"] for row in read_metrics(run)] == [1, 2, 3]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step_000001.parquet", "step_000002.parquet"]
+    assert list(read_evals(run)) == [1, 2]
+
+
+def test_an_existing_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="run.out must not exist yet, got "):
+        Recorder(tmp_path, CONFIG)
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_missing_runs(tmp_path):
+    with pytest.raises(ValueError, match=r"run must be a run folder with a metrics\.jsonl, got "):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"torn')
+    with pytest.raises(ValueError, match="run must have at least one recorded step, got "):
+        read_metrics(tmp_path)
+
+
+def test_tensorboard_sink(tmp_path):
+    pytest.importorskip("tensorboard", reason="the track extra is not installed")
+    config = TrainConfig(run=RunConfig(sinks=("tensorboard",)))
+    with Recorder(tmp_path / "run", config) as recorder:
+        recorder.log({"step": 1, **ROW})
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+def test_a_tracker_that_is_not_installed_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ImportError, match=r'run\.sinks wandb needs: pip install "aer-rl\[track\]"'):
+        Recorder(tmp_path / "run", TrainConfig(run=RunConfig(sinks=("wandb",))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_line():
+    assert numbers(ROW) == "reward 0.500  H 1.000 -> 0.850  coef 0.100  1,234 tok/s"
+    assert numbers(ROW | {"entropy/target": None}) == "reward 0.500  H 1.000  coef 0.100  1,234 tok/s"
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [({"reward/zero_variance_frac": 1.0}, "zero_variance"), ({"tokens/truncated_frac": 1.0}, "truncated"), ({"entropy/mean": 0.2}, "collapse"),
+     ({"entropy/mean": 2.5}, "explosion"), ({"entropy/saturated": 1}, "saturated")],
+)  # fmt: skip
+def test_hints(change, name):
+    row = {"step": 20, **ROW}
+    assert hints(row, row) == {}
+    assert list(hints(row | change, row)) == [name]
+
+
+def test_eval_table_has_a_row_for_each_tier():
+    tier = {"problems": 4, "accuracy": 0.25, "truncated_frac": 0.0, "pass@k": {"1": 0.25, "4": 1.0}}
+    table = eval_table({"step": 3, "samples": 4, "temperature": 1.0, "tiers": {"easy": tier, "all": tier}})
+    assert table.row_count == 2 and [c.header for c in table.columns] == ["tier", "problems", "accuracy", "pass@1", "pass@4", "truncated"]
