@@ -1,0 +1,58 @@
+"""Rules that hold between the fields of a configuration; the types and choices are checked where it is parsed."""
+
+from __future__ import annotations
+
+from aer_train.config import TrainConfig
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ValueError, naming the option, for the first rule that is broken."""
+    data, rollout, objective, optim = config.data, config.rollout, config.objective, config.optim
+    _check("data.max_prompt_tokens", data.max_prompt_tokens, data.max_prompt_tokens >= 1, "be >= 1")
+    _check("data.limit", data.limit, data.limit is None or data.limit >= 1, "be >= 1 or None")
+
+    _check("rollout.group_size", rollout.group_size, rollout.group_size >= 2, "be >= 2")
+    _check("rollout.temperature", rollout.temperature, rollout.temperature > 0, "be > 0")
+    _check("rollout.max_new_tokens", rollout.max_new_tokens, rollout.max_new_tokens >= 1, "be >= 1")
+    _check("rollout.batch_size", rollout.batch_size, rollout.batch_size >= 1, "be >= 1")
+
+    _check("objective.clip_low", objective.clip_low, objective.clip_low >= 0, "be >= 0")
+    _check("objective.clip_high", objective.clip_high, objective.clip_high >= 0, "be >= 0")
+    dual = objective.dual_clip
+    _check("objective.dual_clip", dual, dual is None or dual > 1, "be > 1 or None")
+    _check("objective.dual_clip", dual, dual is None or objective.kind == "ppo", f"be None for objective.kind {objective.kind}")
+    gspo_ok = objective.kind != "gspo" or objective.aggregation == "sequence_mean"
+    _check("objective.aggregation", objective.aggregation, gspo_ok, "be sequence_mean for objective.kind gspo")
+
+    _check("optim.lr", optim.lr, optim.lr > 0, "be > 0")
+    _check("optim.betas", optim.betas, all(0 <= beta < 1 for beta in optim.betas), "be in [0, 1)")
+    _check("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "be >= 0")
+    _check("optim.grad_clip", optim.grad_clip, optim.grad_clip > 0, "be > 0")
+    _check("optim.warmup_steps", optim.warmup_steps, optim.warmup_steps >= 0, "be >= 0")
+    _check("optim.prompts_per_step", optim.prompts_per_step, optim.prompts_per_step >= 1, "be >= 1")
+    divides = optim.updates_per_step >= 1 and optim.prompts_per_step % optim.updates_per_step == 0
+    _check("optim.updates_per_step", optim.updates_per_step, divides, f"divide optim.prompts_per_step ({optim.prompts_per_step})")
+    _check("optim.tokens_per_microbatch", optim.tokens_per_microbatch, optim.tokens_per_microbatch >= 1, "be >= 1")
+    memory = optim.loss_memory_mib
+    _check("optim.loss_memory_mib", memory, memory is None or memory >= 1, "be >= 1 or None")
+
+    evaluation, run = config.eval, config.run
+    _check("eval.every", evaluation.every, evaluation.every >= 0, "be >= 0")
+    _check("eval.samples", evaluation.samples, evaluation.samples >= 1, "be >= 1")
+    _check("eval.temperature", evaluation.temperature, evaluation.temperature >= 0, "be >= 0")
+    greedy_ok = evaluation.temperature > 0 or evaluation.samples == 1
+    _check("eval.samples", evaluation.samples, greedy_ok, "be 1 for eval.temperature 0 (greedy samples are all the same)")
+    _check("eval.limit", evaluation.limit, evaluation.limit is None or evaluation.limit >= 1, "be >= 1 or None")
+
+    _check("reward.timeout", config.reward.timeout, config.reward.timeout > 0, "be > 0")
+    _check("reward.workers", config.reward.workers, config.reward.workers >= 1, "be >= 1")
+    _check("run.steps", run.steps, run.steps >= 1, "be >= 1")
+    _check("run.threads", run.threads, run.threads is None or run.threads >= 1, "be >= 1 or None")
+    _check("run.save_every", run.save_every, run.save_every >= 0, "be >= 0")
+    _check("run.keep", run.keep, run.keep >= 1, "be >= 1")
+    _check("run.save_samples_every", run.save_samples_every, run.save_samples_every >= 0, "be >= 0")
+
+
+def _check(name: str, value: object, ok: bool, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} must {rule}, got {value}")

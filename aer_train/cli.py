@@ -1,0 +1,204 @@
+"""The command line: aer-train demo | train | eval | report | doctor."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+
+from aer_train.checks import check_config
+from aer_train.config import TrainConfig
+from aer_train.settings import base_config, parse
+
+Args = TypeVar("Args", "TrainArgs", "EvalArgs", "DoctorArgs")
+Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
+
+USAGE = """usage: aer-train COMMAND [options]
+
+commands:
+  demo     train the embedded policy with and without adaptive entropy, and compare (offline, minutes on a CPU)
+  train    train a policy on verifiable rewards
+  eval     accuracy and pass@k of a model, a checkpoint or a run
+  report   HTML report of one or several runs
+  doctor   versions, devices, and the memory that a configuration needs
+
+aer-train COMMAND --help shows the options of a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for a user error (told in one line), 130 when interrupted."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands = {"demo": _demo, "train": _train, "eval": _eval, "report": _report, "doctor": _doctor}
+    if not args or args[0] in ("-h", "--help", "--version"):
+        from aer_kernels import __version__
+
+        print(f"aer-train {__version__}" if args == ["--version"] else USAGE)
+        return 0
+    try:
+        if args[0] not in commands:
+            raise ValueError(f"command must be one of {', '.join(commands)}, got {args[0]!r}")
+        return commands[args[0]](args[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainArgs:
+    """Train a policy on verifiable rewards. --config, --preset or --resume give the settings that the other options change."""
+
+    config: Path | None = None
+    """File with the configuration tree (.toml, .json or .yaml), all keys optional."""
+    preset: str | None = None
+    """Settings that are known to work: countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo."""
+    resume: Path | None = None
+    """Run folder to go on with, from its newest checkpoint and with its own settings."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the resolved configuration and the predicted memory, and stop."""
+    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalArgs:
+    """Accuracy and pass@k of a model on a set of prompts."""
+
+    model: str
+    """Hugging Face id, folder, checkpoint, or run folder (its newest checkpoint, with the settings of the run)."""
+    data: str | None = None
+    """Prompts, in the forms of data.train. None: what the settings evaluate on."""
+    config: Path | None = None
+    """File with settings: columns, template, reward."""
+    out: Path = Path("eval.json")
+    """JSON file with the result."""
+    samples: int | None = None
+    """Responses per prompt. None: eval.samples."""
+    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportArgs:
+    """Write report.html and plots of one or several runs, overlaid."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path | None = None
+    """Folder for the report. None: the run folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DoctorArgs:
+    """Show versions, devices and extras, and the memory that a configuration needs."""
+
+    config: Path | None = None
+    """File with the configuration tree."""
+    preset: str | None = None
+    """Settings by name, as for train."""
+    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoArgs:
+    """Train the embedded policy twice from the same start, with plain GRPO and with AER, and compare."""
+
+    out: Path = Path("runs/demo")
+    """Folder for both runs and the report; must not exist yet."""
+    steps: int = 140
+    seed: int = 0
+    warmup: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Make the starting policy anew (about 4 more minutes) in place of the one in the package."""
+
+
+def _train(args: list[str]) -> int:
+    parsed = _resolve(TrainArgs, "aer-train train", args)
+    config = parsed.settings
+    if parsed.resume is not None and Path(config.run.out) != parsed.resume:
+        raise ValueError(f"run.out must not be given together with --resume, got {config.run.out}")
+    check_config(config)
+    if parsed.dry_run:
+        print(json.dumps(dataclasses.asdict(config), indent=2))
+        _print_memory(config)
+        return 0
+    from aer_train.trainer import train
+
+    train(config, resume=parsed.resume is not None)
+    return 0
+
+
+def _eval(args: list[str]) -> int:
+    parsed = _resolve(EvalArgs, "aer-train eval", args)
+    config = parsed.settings
+    samples = config.eval.samples if parsed.samples is None else parsed.samples
+    evaluation = dataclasses.replace(config.eval, data=parsed.data or config.eval.data, samples=samples)
+    config = dataclasses.replace(config, eval=evaluation)
+    check_config(config)
+    from aer_train.evaluate import evaluate_model
+
+    evaluate_model(parsed.model, config, parsed.out)
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    parsed = parse(ReportArgs, "aer-train report", args)
+    if not parsed.runs:
+        raise ValueError("report must be given at least one run folder, got none")
+    from aer_train.report import write_report
+
+    print(write_report(list(parsed.runs), parsed.out))
+    return 0
+
+
+def _demo(args: list[str]) -> int:
+    parsed = parse(DemoArgs, "aer-train demo", args)
+    from aer_train.demo import run_demo
+
+    run_demo(parsed.out, parsed.steps, parsed.seed, parsed.warmup)
+    return 0
+
+
+def _doctor(args: list[str]) -> int:
+    parsed = _resolve(DoctorArgs, "aer-train doctor", args)
+    from aer_train.doctor import describe_machine
+
+    _print_table(describe_machine())
+    _print_memory(parsed.settings)
+    return 0
+
+
+def _resolve(cls: type[Args], prog: str, args: list[str]) -> Args:
+    """Parse the options on top of the settings that --config, --preset, --resume or the run given as --model name."""
+    sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, convert in (("config", Path), ("preset", str), ("resume", Path), ("model", Path)):
+        sources.add_argument(f"--{name}", type=convert)
+    try:
+        found = sources.parse_known_args(args)[0]
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if cls is EvalArgs:
+        is_run = found.model is not None and (found.model / "checkpoints").is_dir() and found.config is None
+        return parse(cls, prog, args, cls(model=tyro.MISSING, settings=base_config(found.config, None, found.model if is_run else None)))
+    settings = base_config(found.config, found.preset, found.resume)
+    if found.resume is not None:
+        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, out=str(found.resume)))
+    return parse(cls, prog, args, cls(settings=settings))
+
+
+def _print_memory(config: TrainConfig) -> None:
+    from aer_train.doctor import predict_memory
+
+    print(f"\npredicted memory of {config.model.name}, without its activations")
+    _print_table({name: f"{size / 2**20:12,.1f} MiB" for name, size in predict_memory(config).items()})
+
+
+def _print_table(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")

@@ -1,0 +1,116 @@
+"""From files and flags to a TrainConfig. A file is turned into the same flags, so that there is one way in and one set of checks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from aer_train.config import TrainConfig
+from aer_train.presets import PRESETS
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], prog: str, args: Sequence[str], default: T | None = None) -> T:
+    """Parse flags into a dataclass.
+
+    Raises:
+        ValueError - an unknown flag or a bad value; SystemExit - help was asked for.
+    """
+    errors = io.StringIO()
+    defaults = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(cls, args=args, prog=prog, **defaults)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_first_message(errors.getvalue())) from None
+
+
+def base_config(config: Path | None, preset: str | None, run: Path | None) -> TrainConfig:
+    """Return what the flags start from: a file, a preset, a run's own configuration, or the defaults.
+
+    Raises:
+        ValueError - more than one is given, or it cannot be read.
+    """
+    given = [name for name, value in (("--config", config), ("--preset", preset), ("--resume", run)) if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"at most one of --config, --preset and --resume must be given, got {' and '.join(given)}")
+    if run is not None and not (run / "config.json").is_file():
+        raise ValueError(f"run folder must hold a config.json, got {run}")
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if preset is not None:
+        return PRESETS[preset]()
+    if run is not None:
+        return read_config(run / "config.json")
+    return TrainConfig() if config is None else read_config(config)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Read a configuration from a .toml, .json or .yaml file; what it leaves out has its default.
+
+    Raises:
+        ValueError - naming the file: missing, not readable, an unknown key or a bad value.
+    """
+    try:
+        return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(_read_tree(path)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def flags(tree: dict[str, Any], prefix: str = "--") -> list[str]:
+    """Return the flags that set every leaf of a nested dictionary: {"run": {"seed": 1}} -> ["--run.seed=1"]."""
+    found: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found += flags(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            found += [f"{prefix}{key}", *map(str, value)]
+        else:
+            found.append(f"{prefix}{key}={value}")
+    return found
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError("--config must name an existing file")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".toml":
+        tree = tomllib.loads(text)
+    elif path.suffix == ".json":
+        tree = json.loads(text)
+    elif path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            tree = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+    else:
+        raise ValueError("--config must end in .toml, .json, .yaml or .yml")
+    if not isinstance(tree, dict):
+        raise ValueError(f"--config must hold a table of settings, got {type(tree).__name__}")
+    return tree
+
+
+def _first_message(text: str) -> str:
+    """Return what a boxed error message of tyro says, as one line: its first paragraph, and the first suggestion if there is one."""
+    lines = [line.strip("│╭╮╰╯ \n") for line in text.splitlines()]
+    paragraphs: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line and set(line) <= {"─"}:
+            paragraphs.append([])
+        elif line:
+            paragraphs[-1].append(line)
+    message = " ".join(paragraphs[0])
+    suggestion = next((p[1].split()[0] for p in paragraphs[1:] if p and p[0].startswith("Perhaps") and len(p) > 1), None)
+    return message if suggestion is None else f"{message} (perhaps {suggestion})"

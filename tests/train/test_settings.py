@@ -1,0 +1,99 @@
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from aer_train.checks import check_config
+from aer_train.config import EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.presets import PRESETS
+from aer_train.settings import base_config, flags, read_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_survive_a_file(name: str, tmp_path: Path) -> None:
+    config = PRESETS[name]()
+    check_config(config)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    assert read_config(tmp_path / "config.json") == config
+
+
+def test_awkward_values_survive_a_file(tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=replace(TrainConfig().data, template="-x = {problem}\n\n'\"\\boxed{}", system="--dash", chat=True),
+        optim=OptimConfig(lr=1.2345678901234567e-7, betas=(0.1, 0.95)),
+        run=RunConfig(out="a b/c=d", sinks=("wandb", "tensorboard")),
+    )
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    assert read_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.toml", "[optim]\nlr = 3e-5\nbetas = [0.9, 0.95]\n[model]\ngradient_checkpointing = true\n"),
+        ("a.json", '{"optim": {"lr": 3e-5, "betas": [0.9, 0.95]}, "model": {"gradient_checkpointing": true}}'),
+        ("a.yaml", "optim:\n  lr: 3e-5\n  betas: [0.9, 0.95]\nmodel:\n  gradient_checkpointing: true\n"),
+    ],
+)
+def test_file_formats(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    expected = TrainConfig(optim=OptimConfig(lr=3e-5, betas=(0.9, 0.95)), model=replace(TrainConfig().model, gradient_checkpointing=True))
+    assert read_config(tmp_path / name) == expected
+
+
+def test_flags() -> None:
+    tree = {"run": {"seed": 1, "sinks": []}, "optim": {"betas": [0.9, 0.99]}, "model": {"name": "a b"}}
+    assert flags(tree) == ["--run.seed=1", "--run.sinks", "--optim.betas", "0.9", "0.99", "--model.name=a b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("a.json", '{"optim": {"lrr": 1}}', r"a.json: Unrecognized options: --optim.lrr=1 \(perhaps --optim.lr\)"),
+        ("a.json", '{"optim": {"lr": "fast"}}', r"a.json: .*--optim.lr: could not convert string to float: 'fast'"),
+        ("a.json", '{"entropy": {"rho": 2}}', r"a.json: .*rho must be in \(0, 1\], got 2.0"),
+        ("a.json", '{"objective": {"kind": "dpo"}}', r"a.json: invalid choice 'dpo' for argument '--objective.kind'"),
+        ("a.json", "{", r"a.json: Expecting property name"),
+        ("a.json", "[1]", r"a.json: --config must hold a table of settings, got list"),
+        ("a.toml", "x = ", r"a.toml: Invalid value"),
+        ("a.yaml", "x: [", r"a.yaml: while parsing"),
+        ("a.ini", "", r"a.ini: --config must end in .toml, .json, .yaml or .yml"),
+    ],
+)
+def test_errors_name_the_file(tmp_path: Path, name: str, text: str, match: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_config(tmp_path / name)
+
+
+def test_where_settings_start_from(tmp_path: Path) -> None:
+    assert base_config(None, None, None) == TrainConfig()
+    assert base_config(None, "countdown", None) == PRESETS["countdown"]()
+    with pytest.raises(ValueError, match=r"--preset must be one of countdown, .*, got 'chess'"):
+        base_config(None, "chess", None)
+    with pytest.raises(ValueError, match="at most one of --config, --preset and --resume must be given, got --config and --preset"):
+        base_config(tmp_path, "countdown", None)
+    with pytest.raises(ValueError, match=r"run folder must hold a config.json, got"):
+        base_config(None, None, tmp_path)
+    with pytest.raises(ValueError, match=r"missing.toml: --config must name an existing file"):
+        base_config(tmp_path / "missing.toml", None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rollout": RolloutConfig(group_size=1)}, r"rollout.group_size must be >= 2, got 1"),
+        ({"rollout": RolloutConfig(temperature=0)}, r"rollout.temperature must be > 0, got 0"),
+        ({"optim": OptimConfig(updates_per_step=3)}, r"optim.updates_per_step must divide optim.prompts_per_step \(32\), got 3"),
+        ({"optim": OptimConfig(betas=(0.9, 1.0))}, r"optim.betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"eval": EvalConfig(temperature=0)}, r"eval.samples must be 1 for eval.temperature 0 .*, got 8"),
+        ({"objective": ObjectiveConfig(dual_clip=1.0)}, r"objective.dual_clip must be > 1 or None, got 1.0"),
+        ({"objective": ObjectiveConfig(kind="cispo", dual_clip=3.0)}, r"objective.dual_clip must be None for objective.kind cispo"),
+        ({"objective": ObjectiveConfig(kind="gspo")}, r"objective.aggregation must be sequence_mean for .* gspo, got token_mean"),
+        ({"run": RunConfig(keep=0)}, r"run.keep must be >= 1, got 0"),
+    ],
+)
+def test_rules_between_fields(change: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        check_config(replace(TrainConfig(), **change))
