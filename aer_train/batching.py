@@ -31,6 +31,8 @@ class MicroBatch:
     """(B,) float32"""
     entropy_coef: Tensor
     """(B,) float32, alpha * w(q) of the sample's prompt."""
+    rollout_logprobs: Tensor
+    """(B, T) float32, nats, as recorded when the sample was drawn; 0 outside the response."""
     old_logprobs: Tensor | None
     """(B, T) float32, nats, 0 outside the response; None when strictly on-policy."""
 
@@ -84,12 +86,13 @@ def _micro_batch(
     shape = len(rows), max(_width(samples[row]) for row in rows)
     input_ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORE_INDEX)
     attention_mask = torch.zeros(shape, dtype=torch.long)
-    old = None if old_logprobs is None else torch.zeros(shape)
+    rollout_logprobs, old = torch.zeros(shape), None if old_logprobs is None else torch.zeros(shape)
     for b, row in enumerate(rows):
         sample = samples[row]
         ids, span = torch.tensor(sample.prompt_tokens + sample.tokens), response_slice(sample)
         input_ids[b, : span.stop], attention_mask[b, : span.stop] = ids[:-1], 1
         targets[b, span] = ids[span.start + 1 :]
+        rollout_logprobs[b, span] = torch.tensor(sample.logprobs)
         if old is not None and old_logprobs is not None:
             old[b, span] = torch.tensor(old_logprobs[row])
     return MicroBatch(
@@ -100,5 +103,6 @@ def _micro_batch(
         (targets != IGNORE_INDEX).to(device),
         torch.tensor([advantages[row] for row in rows], dtype=torch.float32, device=device),
         torch.tensor([entropy_coef[row] for row in rows], dtype=torch.float32, device=device),
+        rollout_logprobs.to(device),
         None if old is None else old.to(device),
     )

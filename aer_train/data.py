@@ -27,7 +27,7 @@ def load_prompts(
     Args:
         config: columns, template and length limit.
         tokenizer: measures prompts, and renders them when `config.chat` is set.
-        source: JSONL or parquet file, hub dataset id, or builtin:countdown.
+        source: JSONL or parquet file, hub dataset id (`org/name` or `org/name:config`), or builtin:countdown.
         split: split of a hub dataset or of builtin:countdown (train or test).
         limit: use the first `limit` prompts; None uses all.
         seed: of the draw of builtin:countdown.
@@ -111,8 +111,9 @@ def _read_hub(source: str, split: str, revision: str | None) -> list[dict[str, A
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
+    name, _, config = source.partition(":")
     try:
-        return load_dataset(source, split=split, revision=revision).to_list()
+        return load_dataset(name, config or None, split=split, revision=revision).to_list()
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

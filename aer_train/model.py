@@ -61,6 +61,9 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
         ValueError - the model cannot be found or read, has no tokenizer usable for padding, or has no readable lm_head.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of every load and save of weights; downloads still show theirs
 
     source = model_source(config.name)
     try:

@@ -1,7 +1,7 @@
 """Rollouts with transformers' generate, whose sampling is replaced: the uniform number behind each token is a function of its place.
 
-The k-th token of sample j of prompt p at step s is the inverse CDF of the tempered distribution at u(run seed, s, p, j, k). Batches, padding
-and whatever else runs in the process cannot change it (beyond the rounding of the logits).
+The k-th token of sample j of prompt p at step s is the inverse CDF of the tempered distribution at u(run seed, s, p, j, k).
+Batches, padding and whatever else runs in the process cannot change it (beyond the rounding of the logits).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def test_one_micro_batch_by_hand() -> None:
     assert batch.targets.tolist() == [[9, x, x, x], [x, 7, 8, 1], [x, x, 2, 1]]
     assert torch.equal(batch.loss_mask, batch.targets != x)
     assert batch.old_logprobs.tolist() == [[-4, 0, 0, 0], [0, -1, -2, -3], [0, 0, -5, -6]]
+    assert batch.rollout_logprobs.tolist() == [[-0.5, 0, 0, 0], [0, -0.5, -0.5, -0.5], [0, 0, -0.5, -0.5]]
     assert batch.advantages.tolist() == [2.0, 1.0, 3.0]
     assert torch.allclose(batch.entropy_coef, torch.tensor([0.2, 0.1, 0.3]))
     assert [response_slice(s) for s in SAMPLES] == [slice(1, 4), slice(0, 1), slice(2, 4)]

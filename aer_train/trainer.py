@@ -1,0 +1,179 @@
+"""The training loop: GRPO-family policy optimization with adaptive entropy regularization.
+
+    prompts -> samples -> verdicts -> advantages and entropy coefficients -> optimizer updates -> controller -> record
+
+Left out of GRPO: the KL penalty to a reference model (verifiable rewards need none, and it would hold a second model).
+Every random number is a function of (seed, step, prompt, sample), so a resumed run goes on bit for bit on a CPU, and evaluation cannot
+disturb training.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from aer_kernels import AdaptiveEntropyController
+from aer_train import checkpoint
+from aer_train.advantage import group_accuracy, group_advantages
+from aer_train.checks import check_config
+from aer_train.config import TrainConfig
+from aer_train.console import Console
+from aer_train.data import load_prompts, prompts_at
+from aer_train.evaluate import evaluate
+from aer_train.metrics import Row, batch_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
+from aer_train.model import Policy, load_policy, resolve_device
+from aer_train.record import Recorder
+from aer_train.rollout.hf import HFRollout
+from aer_train.types import Prompt, Sample
+from aer_train.update import Batch, update_policy
+from aer_train.verify import Verdict, Verifier
+
+
+def train(config: TrainConfig, *, resume: bool = False) -> Path:
+    """Train, and return the run folder.
+
+    Args:
+        config: everything about the run.
+        resume: go on from the newest checkpoint of `config.run.out` (from the start when there is none yet).
+    Raises:
+        ValueError - the configuration, the data or the model are not usable; FloatingPointError - the loss or its gradient is not finite.
+    """
+    check_config(config)
+    run = Path(config.run.out)
+    if run.exists() and not resume:
+        raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
+    device = resolve_device(config.run.device)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    start = checkpoint.latest(run) if resume else None
+    with ExitStack() as stack:
+        console = Console()
+        stack.callback(console.close)
+        policy = load_policy(config.model if start is None else replace(config.model, name=str(start), revision=None), device)
+        verifier = stack.enter_context(Verifier(config.reward.kind, config.reward.timeout, config.reward.workers))
+        loop = Loop(config, policy, verifier, console)
+        done = 0 if start is None else checkpoint.restore(start, loop.optimizer, loop.controller)
+        recorder = stack.enter_context(Recorder(run, config, done if resume else None))
+        console.start(config.run.steps, done)
+        try:
+            loop.run(recorder, run, done)
+        except KeyboardInterrupt:
+            console.message(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}")
+            raise
+        _report(run, console)
+    return run
+
+
+class Loop:
+    """One training run: what lives from step to step, and the step itself."""
+
+    def __init__(self, config: TrainConfig, policy: Policy, verifier: Verifier, console: Console) -> None:
+        self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
+        data, seed, message = config.data, config.run.seed, console.message
+        prompts = load_prompts(data, policy.tokenizer, data.train, data.split, limit=data.limit, seed=seed, message=message)
+        self.prompts = self._readable(prompts)
+        self.eval_prompts: list[Prompt] = []
+        if config.eval.data is not None:
+            source, split, limit = config.eval.data, config.eval.split, config.eval.limit
+            self.eval_prompts = load_prompts(data, policy.tokenizer, source, split, limit=limit, seed=seed, message=message)
+        self.rollout = HFRollout(policy, config.rollout)
+        self.controller = AdaptiveEntropyController(config.entropy)
+        optim = config.optim
+        self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+
+    def run(self, recorder: Recorder, run: Path, done: int) -> None:
+        """Steps done + 1 .. run.steps, with their records, evaluations and checkpoints."""
+        options = self.config.run
+        if done == 0:
+            self._evaluate(recorder, 0)
+        for step in range(done + 1, options.steps + 1):
+            row = self.step(recorder, step)
+            last = step == options.steps
+            if last or (self.config.eval.every and step % self.config.eval.every == 0):
+                row["time/eval"] = self._evaluate(recorder, step)
+            recorder.log(row)
+            self.console.step(row)
+            if last or (options.save_every and step % options.save_every == 0):
+                checkpoint.save(run, step, self.policy, self.optimizer, self.controller, options.keep)
+
+    def step(self, recorder: Recorder, step: int) -> Row:
+        """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics."""
+        config, clock = self.config, [time.perf_counter()]
+        prompts = prompts_at(self.prompts, config.run.seed, step - 1, config.optim.prompts_per_step)
+        samples = self.rollout.generate(prompts, config.rollout.group_size, (config.run.seed, "train", step))
+        clock.append(time.perf_counter())
+        verdicts = self.verifier.score_many([(sample.text, prompts[sample.prompt].answer) for sample in samples])
+        clock.append(time.perf_counter())
+        batch = self._judge(prompts, samples, verdicts)
+        if config.run.save_samples_every and step % config.run.save_samples_every == 0:
+            recorder.write_samples(step, sample_rows(step, batch))
+        coef = {"entropy/coef": self.controller.alpha, "entropy/saturated": int(self.controller.saturated)}
+        result = update_policy(self.policy, self.optimizer, batch, config, step)
+        self.controller.update(result.entropy_sum, result.num_tokens)
+        clock.append(time.perf_counter())
+        return {
+            "step": step,
+            **batch_metrics(batch),
+            **coef,
+            **result.metrics,
+            **controller_metrics(self.controller),
+            **time_metrics(clock, result.num_tokens),
+            "memory/peak_mib": peak_memory_mib(self.policy.device),
+        }
+
+    def _judge(self, prompts: list[Prompt], samples: list[Sample], verdicts: list[Verdict]) -> Batch:
+        """Advantages within each group, and alpha * w(q) of each prompt for its samples."""
+        rewards = torch.tensor([verdict.reward for verdict in verdicts]).view(len(prompts), -1)
+        advantages = group_advantages(rewards, self.config.objective.advantage).flatten().tolist()
+        coefficients = self.controller.coefficients(group_accuracy(rewards))
+        return Batch(prompts, samples, verdicts, advantages, coefficients.repeat_interleave(rewards.shape[1]).tolist())
+
+    def _readable(self, prompts: list[Prompt]) -> list[Prompt]:
+        """Drop prompts whose gold answer the verifier cannot read: no response could be right."""
+        bad = set(self.verifier.unparseable([prompt.answer for prompt in prompts]))
+        if len(bad) == len(prompts):
+            raise ValueError(
+                f"data.answer_column must hold answers that reward.kind {self.config.reward.kind} can read, got {prompts[0].answer!r}"
+            )
+        if bad:
+            example = prompts[min(bad)]
+            self.console.message(
+                f"{self.config.data.train}: {len(bad)} of {len(prompts)} prompts dropped, whose answer cannot be read "
+                f"(prompt {example.id}: {example.answer!r})"
+            )
+        return [prompt for index, prompt in enumerate(prompts) if index not in bad]
+
+    def _evaluate(self, recorder: Recorder, step: int) -> float:
+        """Evaluate and record; touches neither the controller nor any random number of training. Returns the seconds."""
+        if not self.eval_prompts:
+            return 0.0
+        config, begin = self.config, time.perf_counter()
+        result = evaluate(
+            self.policy,
+            self.eval_prompts,
+            self.verifier,
+            samples=config.eval.samples,
+            temperature=config.eval.temperature,
+            max_new_tokens=config.rollout.max_new_tokens,
+            batch_size=config.rollout.batch_size,
+            seed=config.run.seed,
+        )
+        result = {"step": step, "data": config.eval.data, **result}
+        recorder.write_eval(step, result)
+        self.console.eval_table(result)
+        return time.perf_counter() - begin
+
+
+def _report(run: Path, console: Console) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        console.message("no report: pip install 'aer-rl[report]', then aer-train report " + str(run))
+        return
+    from aer_train.report import write_report
+
+    console.message(f"report: {write_report([run])}")
