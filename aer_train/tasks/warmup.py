@@ -3,7 +3,8 @@
     python -m aer_train.tasks.warmup --out aer_train/tasks/countdown_policy
 
 made the folder in this package. Stage 1 teaches valid solutions of both tiers; stage 2 makes a weak solver that tries + and - first and writes a *
-only with probability `rare_star`. The result is an ordinary Hugging Face folder.
+only with probability `rare_star`. The result is an ordinary Hugging Face folder. Measured on it (held-out, 16 samples at T = 1): easy accuracy
+0.751 and pass@16 1.0, hard accuracy 0.0005 and pass@16 0.008, a * in 0.3 % of the responses to hard prompts.
 """
 
 from __future__ import annotations
