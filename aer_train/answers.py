@@ -1,6 +1,7 @@
 """The cheap, exact part of checking an answer: where it is in a response, and whether two answers are the same rational number.
 
-Strict on purpose, because a policy finds every leniency: 50% is not 50, two different boxed answers are no answer, a list is not its member.
+Strict on purpose, because a policy finds every leniency: 50% is not 50, two different boxed answers are no answer, a list is not its
+member.
 All of it is linear in the length of a text that is cut first.
 """
 
@@ -41,8 +42,8 @@ class Number(NamedTuple):
 def extract(response: str) -> str | None:
     r"""Return the final answer of a response, or None.
 
-    In this order, within the last 2,000 characters: \boxed{...} (AMBIGUOUS when several differ); #### x; the last "answer is x"; a reply that
-    is nothing but a number.
+    In this order, within the last 2,000 characters: \boxed{...} (AMBIGUOUS when several differ); #### x; the last "answer is x"; a reply
+    that is nothing but a number.
     """
     tail = response[-TAIL:]
     boxed = boxes(tail)
@@ -85,7 +86,10 @@ def normalize(text: str) -> str:
 
 
 def number(text: str) -> Number | None:
-    """Return the exact number that a text is, or None: integer, decimal, fraction, mixed or scientific, with thousands separators, percent, a unit."""
+    """Return the exact number that a text is, or None.
+
+    Integer, decimal, fraction, mixed or scientific, with thousands separators, a percent sign, a unit.
+    """
     text = text.strip().replace("\\$", "").replace("$", "").rstrip(".").strip()
     if not text or len(text) > MAX_DIGITS or not text.isascii():
         return None

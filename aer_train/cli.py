@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -129,7 +130,13 @@ def _train(args: list[str]) -> int:
         return 0
     from aer_train.trainer import train
 
-    train(config, resume=parsed.resume is not None)
+    run = train(config, resume=parsed.resume is not None)
+    if importlib.util.find_spec("matplotlib") is None:
+        print(f"no report: pip install 'aer-rl[report]', then aer-train report {run}")
+        return 0
+    from aer_train.report import write_report
+
+    print(f"report: {write_report([run])}")
     return 0
 
 

@@ -31,8 +31,10 @@ class Console:
         """Show the bar of a run of `total` steps of which `done` are behind it."""
         if not self.rich.is_terminal:
             return
-        columns = (TextColumn("train"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
-        self._progress = Progress(*columns, console=self.rich)
+        shown = TextColumn("{task.fields[numbers]}")
+        self._progress = Progress(
+            TextColumn("train"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), shown, console=self.rich
+        )
         self._progress.start()
         self._task = self._progress.add_task("train", total=total, completed=done, numbers="")
 

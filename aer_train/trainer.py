@@ -9,7 +9,6 @@ disturb training.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -66,7 +65,6 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         except KeyboardInterrupt:
             console.message(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}")
             raise
-        _report(run, console)
     return run
 
 
@@ -168,12 +166,3 @@ class Loop:
         recorder.write_eval(step, result)
         self.console.eval_table(result)
         return time.perf_counter() - begin
-
-
-def _report(run: Path, console: Console) -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        console.message("no report: pip install 'aer-rl[report]', then aer-train report " + str(run))
-        return
-    from aer_train.report import write_report
-
-    console.message(f"report: {write_report([run])}")

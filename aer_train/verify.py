@@ -1,7 +1,7 @@
 """Verified rewards: an exact comparison first, then symbolic equality in worker processes that can be killed.
 
-Outcomes are data: correct, wrong, no_answer, gold_unparseable, timeout and crash are counted apart, and one hostile answer costs at most its
-deadline, never the run.
+Outcomes are data: correct, wrong, no_answer, gold_unparseable, timeout and crash are counted apart, and one hostile answer costs at most
+its deadline, never the run.
 """
 
 from __future__ import annotations
@@ -170,13 +170,17 @@ def compare(response: str, gold: str) -> tuple[Outcome | None, str | None]:
 
 
 def _shape(text: str) -> tuple[str, int]:
-    """Outer bracket and number of top-level commas: an interval is not a set, a list is not its member."""
-    depth = commas = 0
-    outer = text.removeprefix("\\")[:1] if text[:1] in "([" or text[:2] == "\\{" else ""
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        commas += character == "," and depth <= (1 if outer else 0)
-    return outer, commas
+    """Brackets around the whole and number of commas directly inside: an interval is not a set, a list is not its member."""
+    text = text.replace("\\{", "<").replace("\\}", ">")
+    depth, commas, closes_at = 0, [0, 0], -1
+    for position, character in enumerate(text):
+        depth += (character in "([{<") - (character in ")]}>")
+        if depth == 0 and closes_at < 0:
+            closes_at = position
+        if character == "," and depth <= 1:
+            commas[max(depth, 0)] += 1
+    enclosed = text[:1] in ("(", "[", "<") and closes_at == len(text) - 1
+    return (text[0] + text[-1], commas[1]) if enclosed else ("", commas[0])
 
 
 class _Worker:

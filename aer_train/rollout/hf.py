@@ -63,7 +63,10 @@ class HFRollout:
                 max_new_tokens=limit,
                 logits_processor=[sampler],
             )
-        tokens, logprobs = output[:, width:].tolist(), torch.stack(sampler.logprobs, 1).tolist()
+        found = torch.stack(sampler.logprobs, 1)
+        if not found.isfinite().all():
+            raise FloatingPointError("logits must be finite, got NaN or infinity while sampling: the policy has diverged, lower optim.lr")
+        tokens, logprobs = output[:, width:].tolist(), found.tolist()
         return [self._sample(encoded, *row) for row in zip(places, tokens, logprobs, strict=True)]
 
     def _sample(self, encoded: list[list[int]], place: tuple[int, int], tokens: list[int], logprobs: list[float]) -> Sample:
@@ -91,5 +94,6 @@ class InverseCDFSampler:
         else:
             cdf = logprobs.double().exp().cumsum(-1)
             chosen = torch.searchsorted(cdf, self.uniforms[:, len(self.logprobs), None] * cdf[:, -1:], right=True)
+            chosen.clamp_(max=scores.shape[-1] - 1)  # only NaN gets there: its log-prob is NaN, which the caller reports
         self.logprobs.append(logprobs.gather(-1, chosen).squeeze(-1))
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)

@@ -53,7 +53,7 @@ def test_resuming_takes_the_folder_back(tmp_path):
 
 
 def test_an_existing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="run.out must not exist yet, got "):
+    with pytest.raises(ValueError, match=r"run\.out must not exist yet, got "):
         Recorder(tmp_path, CONFIG)
 
 

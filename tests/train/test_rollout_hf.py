@@ -105,3 +105,10 @@ def test_published_generation_settings_do_not_bend_the_samples(policy: Policy, m
 
 def test_prompt_tokens(policy: Policy) -> None:
     assert encode_prompt(policy.tokenizer, "12=?") == [3, 4, 15, 16]
+
+
+def test_a_diverged_policy_is_reported(policy: Policy) -> None:
+    with torch.no_grad():
+        policy.head.weight[3] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"logits must be finite, got NaN .*: the policy has diverged, lower optim.lr"):
+        rollout(policy).generate(PROMPTS, 2, (0,))

@@ -95,7 +95,7 @@ HOSTILE = {
     "control_characters": "\\boxed{\x00\x1b[31m\x7f\u202e}",
     "a_million_answers": r"\boxed{1}" * 1_000_000,
     "a_million_words": "answer is " * 1_000_000,
-    "unicode_digits": r"\boxed{４２}",
+    "unicode_digits": "\\boxed{\uff14\uff12}",
     "commas": r"\boxed{" + "1," * 900 + "}",
 }
 
