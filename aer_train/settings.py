@@ -103,14 +103,14 @@ def _read_tree(path: Path) -> dict[str, Any]:
 
 
 def _first_message(text: str) -> str:
-    """Return what a boxed error message of tyro says, as one line: its first paragraph, and the first suggestion if there is one."""
-    lines = [line.strip("│╭╮╰╯ \n") for line in text.splitlines()]
+    """Return what a box of tyro (drawn in Unicode or ASCII, title first) says, as one line: its first paragraph and first suggestion."""
     paragraphs: list[list[str]] = [[]]
-    for line in lines[1:]:
-        if line and set(line) <= {"─"}:
+    for line in text.strip().splitlines()[1:]:
+        content = line.strip("│ ")
+        if set(content) <= set("─-╰╯"):
             paragraphs.append([])
-        elif line:
-            paragraphs[-1].append(line)
-    message = " ".join(paragraphs[0])
-    suggestion = next((p[1].split()[0] for p in paragraphs[1:] if p and p[0].startswith("Perhaps") and len(p) > 1), None)
-    return message if suggestion is None else f"{message} (perhaps {suggestion})"
+        else:
+            paragraphs[-1].append(content)
+    told = [paragraph for paragraph in paragraphs if paragraph]
+    suggestion = next((p[1].split()[0] for p in told if p[0].startswith("Perhaps") and len(p) > 1), None)
+    return " ".join(told[0]) + ("" if suggestion is None else f" (perhaps {suggestion})")

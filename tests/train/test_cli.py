@@ -1,0 +1,145 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aer_kernels import __version__
+from aer_train.cli import main
+from aer_train.record import read_config, read_evals, read_metrics
+
+GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_train.jsonl"
+
+
+def tiny(model_folder: Path, run: Path) -> list[str]:
+    flags = (
+        "--preset countdown --rollout.group-size 4 --optim.prompts-per-step 4 --run.threads 1 --run.steps 2 --eval.samples 2 --eval.limit 4"
+    )
+    return ["train", *flags.split(), "--model.name", str(model_folder), "--run.out", str(run)]
+
+
+def test_train_resume_eval_and_report(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the report needs matplotlib")
+    run = tmp_path / "run"
+    assert main(tiny(model_folder, run)) == 0
+    assert (run / "report.html").is_file() and "report: " in capsys.readouterr().out
+    assert list(read_evals(run)) == [0, 2] and read_config(run)["optim"]["prompts_per_step"] == 4
+    assert main(["train", "--resume", str(run), "--run.steps", "3"]) == 0
+    assert [row["step"] for row in read_metrics(run)] == [1, 2, 3]
+    assert list(read_evals(run)) == [0, 2, 3] and read_config(run)["run"]["steps"] == 3
+    capsys.readouterr()
+    assert main(["eval", "--model", str(run), "--samples", "4", "--out", str(tmp_path / "e.json")]) == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["model"].endswith("step_000003") and result["samples"] == 4 and result["tiers"]["all"]["problems"] == 4
+    assert "pass@4" in capsys.readouterr().out
+    assert main(["report", str(run), "--out", str(tmp_path / "overlay")]) == 0
+    assert (tmp_path / "overlay" / "report.html").is_file()
+
+
+def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*tiny(model_folder, tmp_path / "run"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    shown = json.loads(text[: text.index("\npredicted memory")])
+    assert shown["rollout"]["group_size"] == 4 and shown["run"]["out"] == str(tmp_path / "run")
+    assert "AdamW moments (float32)" in text and "float32 logits" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fly"], "error: command must be one of demo, train, eval, report, doctor, got 'fly'\n"),
+        (["train", "--preset", "chess"], "error: --preset must be one of countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo, got 'chess'\n"),
+        (["train", "--optim.lrr", "1"], "error: Unrecognized options: --optim.lrr, 1 (perhaps --optim.lr)\n"),
+        (["train", "--rollout.group-size", "1"], "error: rollout.group_size must be >= 2, got 1\n"),
+        (["train", "--model.name", "./none"], "error: model.name must be an existing folder or a Hugging Face model id, got './none'\n"),
+        (["train", "--resume", "none"], "error: run folder must hold a config.json, got none\n"),
+        (["train", "--preset"], "error: argument --preset: expected one argument\n"),
+        (["eval"], "error: Missing from aer-train eval: --model STR"),
+        (["report"], "error: report must be given at least one run folder, got none\n"),
+    ],
+)
+def test_user_errors_are_one_line(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(message) and found.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_resume_keeps_its_folder(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["train", "--resume", str(tmp_path), "--run.out", "elsewhere"]) == 2
+    assert "run.out must not be given together with --resume, got elsewhere" in capsys.readouterr().err
+
+
+def test_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model.name", str(model_folder), "--optim.tokens-per-microbatch", "1024"]) == 0
+    lines = dict(line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
+    parameters = 17 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64 + 2 * 8 + 2 * 32) + 32
+    assert lines["parameters (float32)"].strip() == f"{4 * parameters / 2**20:,.1f} MiB"
+    assert lines["not needed: float32 logits of the loss"].strip() == f"{4 * 1024 * 17 / 2**20:,.1f} MiB"
+    assert {"python", "torch", "GPU", "CPU", "extra report"} <= lines.keys()
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0 and "aer-train COMMAND" in capsys.readouterr().out
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"aer-train {__version__}\n"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--entropy.tau" in text and "Target as a share of the initial entropy" in text
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys, aer_train.cli as c; c.main([]); print([m for m in ('transformers', 'datasets', 'matplotlib', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.skipif(not GSM8K.is_file(), reason=f"{GSM8K.name} is not beside the repository")
+def test_three_steps_on_real_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word problems through a byte-level tokenizer and random weights: the path of any real model."""
+    from tests.train.conftest import save_byte_model
+
+    save_byte_model(tmp_path / "model")
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f"""
+        [model]
+        name = "{tmp_path / "model"}"
+        [data]
+        train = "{GSM8K}"
+        limit = 200
+        chat = true
+        system = "Answer with a number."
+        max_prompt_tokens = 400
+        [rollout]
+        group_size = 4
+        max_new_tokens = 24
+        [objective]
+        clip_high = 0.28
+        [optim]
+        lr = 1e-3
+        prompts_per_step = 6
+        tokens_per_microbatch = 2048
+        loss_memory_mib = 8
+        [run]
+        out = "{tmp_path / "run"}"
+        steps = 3
+        threads = 1
+        """
+    )
+    assert main(["train", "--config", str(config), "--entropy.target", "6"]) == 0
+    assert "of 200 prompts dropped (data.max_prompt_tokens)" in capsys.readouterr().out
+    rows = read_metrics(tmp_path / "run")
+    assert len(rows) == 3 and rows[2]["entropy/coef"] > 0 and rows[2]["optim/grad_norm"] > 0
+    assert rows[0]["rollout/mismatch_mean"] < 1e-4
+    import pyarrow.parquet as pq
+
+    samples = pq.read_table(tmp_path / "run" / "samples" / "step_000001.parquet").to_pylist()
+    assert samples[0]["prompt"].startswith("<|system|>Answer with a number.<|user|>") and samples[0]["prompt_id"].startswith("gsm8k/train/")

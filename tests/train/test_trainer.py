@@ -1,0 +1,212 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aer_kernels import EntropyControlConfig
+from aer_train import checkpoint, update
+from aer_train.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.loss import MicroLoss
+from aer_train.record import read_evals, read_metrics
+from aer_train.trainer import train
+from aer_train.update import learning_rate
+
+VOLATILE = ("time/", "perf/", "memory/")
+
+
+@pytest.fixture
+def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
+    """Four steps of the tiny policy; the target entropy is out of reach, so that the controller always moves."""
+    return TrainConfig(
+        model=ModelConfig(name=str(model_folder)),
+        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
+        reward=RewardConfig(kind="countdown"),
+        entropy=EntropyControlConfig(target=5.0),
+        optim=OptimConfig(lr=3e-3, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
+        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
+    )
+
+
+def changed(config: TrainConfig, section: str, **values: Any) -> TrainConfig:
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+def stable_rows(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.startswith(VOLATILE)} for row in read_metrics(run)]
+
+
+def final_state(run: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
+    from safetensors.torch import load_file
+
+    folder = checkpoint.latest(run)
+    state = json.loads((folder / "state.json").read_text())
+    return load_file(folder / "model.safetensors"), torch.load(folder / "trainer.pt", weights_only=True)["optimizer"]["state"], state
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert stable_rows(a) == stable_rows(b)
+    (weights_a, optimizer_a, state_a), (weights_b, optimizer_b, state_b) = final_state(a), final_state(b)
+    assert state_a == state_b
+    assert weights_a.keys() == weights_b.keys() and all(torch.equal(weights_a[k], weights_b[k]) for k in weights_a)
+    assert optimizer_a.keys() == optimizer_b.keys()
+    for key, values in optimizer_a.items():
+        assert all(torch.equal(values[name], optimizer_b[key][name]) for name in values)
+    samples = [sorted((run / "samples").iterdir()) for run in (a, b)]
+    assert [p.name for p in samples[0]] == [p.name for p in samples[1]]
+    assert all(x.read_bytes() == y.read_bytes() for x, y in zip(*samples, strict=True))
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 2])
+def test_two_and_two_steps_are_four(config: TrainConfig, tmp_path: Path, updates_per_step: int) -> None:
+    config = changed(config, "optim", updates_per_step=updates_per_step)
+    whole = train(changed(config, "run", out=str(tmp_path / "whole")))
+    parts = train(changed(config, "run", steps=2))
+    assert len(stable_rows(parts)) == 2
+    train(config, resume=True)
+    assert_same_run(whole, parts)
+    rows = stable_rows(whole)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["entropy/coef"] == 0.0 and rows[-1]["entropy/coef"] > 0.0
+    assert len({row["optim/grad_norm"] for row in rows}) == 4, "every step trained"
+
+
+def test_a_killed_run_ends_like_an_undisturbed_one(config: TrainConfig, tmp_path: Path) -> None:
+    config = changed(config, "run", steps=8, save_every=3)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(asdict(config)))
+    child = subprocess.Popen([sys.executable, "-m", "aer_train", "train", "--config", str(settings)], stdout=subprocess.DEVNULL)
+    run, deadline = Path(config.run.out), time.monotonic() + 60
+    rows = run / "metrics.jsonl"
+    try:
+        while not (rows.exists() and rows.read_bytes().count(b"\n") >= 4):
+            assert child.poll() is None and time.monotonic() < deadline, "the run must be killed in the middle"
+            time.sleep(0.005)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    assert checkpoint.latest(run).name in ("step_000003", "step_000006")
+    with rows.open("a") as file:
+        file.write('{"step": 5, "torn')
+    train(config, resume=True)
+    assert_same_run(run, train(changed(config, "run", out=str(tmp_path / "whole"))))
+
+
+def test_killed_before_the_first_checkpoint_starts_again(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert len(stable_rows(Path(config.run.out))) == 2, "what was done is on record"
+    train(config, resume=True)
+    assert_same_run(Path(config.run.out), train(changed(config, "run", out=str(tmp_path / "whole"))))
+
+
+def test_evaluation_cannot_disturb_training(config: TrainConfig, tmp_path: Path) -> None:
+    with_eval = replace(config, eval=EvalConfig(data="builtin:countdown", every=1, samples=2, limit=4))
+    a, b = train(with_eval), train(changed(config, "run", out=str(tmp_path / "plain")))
+    assert_same_run(a, b)
+    evals = read_evals(a)
+    assert list(evals) == [0, 1, 2, 3, 4] and not read_evals(b)
+    assert evals[4]["step"] == 4 and evals[4]["data"] == "builtin:countdown" and set(evals[4]["tiers"]) == {"easy", "hard", "all"}
+
+
+def test_metrics_of_a_step(config: TrainConfig) -> None:
+    run = train(changed(config, "run", steps=2))
+    first, second = read_metrics(run)
+    for name in ["reward/mean", "reward/tier/easy", "reward/tier/hard", "reward/zero_variance_frac", "reward/all_correct_frac", "entropy/mean", "entropy/smoothed", "entropy/target", "entropy/initial", "entropy/coef", "entropy/coef_mean_token", "entropy/saturated", "entropy/per_response", "policy/loss", "policy/clip_frac", "policy/ratio_mean", "policy/ratio_max", "policy/approx_kl", "rollout/mismatch_mean", "optim/grad_norm", "optim/lr", "tokens/response_mean", "tokens/truncated_frac", "tokens/loss", "time/rollout", "time/verify", "time/train", "time/eval", "time/step", "perf/tokens_per_second", "memory/peak_mib"]:
+        assert name in second, name
+    assert first["entropy/initial"] == first["entropy/mean"] == second["entropy/initial"]
+    assert first["entropy/target"] == 5.0 and first["entropy/coef_mean_token"] == 0.0
+    assert second["entropy/smoothed"] == pytest.approx(0.5 * first["entropy/mean"] + 0.5 * second["entropy/mean"])
+    assert second["entropy/per_response"] == pytest.approx(second["entropy/mean"] * second["tokens/response_mean"])
+    assert second["entropy/coef_mean_token"] == pytest.approx(second["entropy/coef"], rel=1e-6), "all prompts failed: every weight is 1"
+    assert second["tokens/response_mean"] * 24 == second["tokens/loss"]
+    assert second["rollout/mismatch_mean"] < 1e-4
+    assert first["optim/lr"] == pytest.approx(3e-3 * 2 / 5)
+    assert sum(value for name, value in second.items() if name.startswith("outcome/")) == pytest.approx(1.0)
+
+
+def test_entropy_is_that_of_the_policy_that_sampled(config: TrainConfig, tmp_path: Path) -> None:
+    rows = []
+    for updates in (1, 2, 3):
+        out = str(tmp_path / str(updates))
+        rows.append(read_metrics(train(changed(changed(config, "optim", updates_per_step=updates), "run", out=out, steps=1)))[0])
+    assert rows[0]["entropy/mean"] == pytest.approx(rows[1]["entropy/mean"], rel=1e-6) == pytest.approx(rows[2]["entropy/mean"], rel=1e-6)
+
+
+def test_the_samples_say_what_happened(config: TrainConfig) -> None:
+    import pyarrow.parquet as pq
+
+    run = train(changed(config, "run", steps=1))
+    rows = pq.read_table(run / "samples" / "step_000001.parquet").to_pylist()
+    assert len(rows) == 24
+    assert list(rows[0]) == [
+        "step", "prompt_id", "tier", "prompt", "response", "answer", "outcome", "reward", "advantage", "num_tokens", "finished", "entropy_coef",
+    ]  # fmt: skip
+    assert len({row["prompt_id"] for row in rows}) == 6 and len({row["response"] for row in rows[:4]}) > 1
+
+
+def test_reward_rises(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"problem": "{i}+{i}=?", "answer": "{2 * i}"}}\n' for i in range(20)))
+    config = replace(
+        config,
+        data=DataConfig(train=str(tmp_path / "data.jsonl")),
+        rollout=RolloutConfig(group_size=8, max_new_tokens=3),
+        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
+        entropy=EntropyControlConfig(tau=0.7),
+        optim=OptimConfig(lr=1e-2, prompts_per_step=8, warmup_steps=0),
+        run=replace(config.run, steps=12),
+    )
+    rewards = [row["reward/mean"] for row in stable_rows(train(config))]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], update.policy_loss
+
+    def broken(policy: Any, *args: Any, **kwargs: Any) -> MicroLoss:
+        output = real(policy, *args, **kwargs)
+        seen.append([p.detach().clone() for p in policy.model.parameters()] + list(policy.model.parameters()))
+        return replace(output, loss=output.loss * torch.nan)
+
+    monkeypatch.setattr(update, "policy_loss", broken)
+    with pytest.raises(FloatingPointError, match="loss must be finite, got nan at step 1; this update was not applied"):
+        train(config)
+    before, after = seen[0][: len(seen[0]) // 2], seen[0][len(seen[0]) // 2 :]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert (Path(config.run.out) / "samples" / "step_000001.parquet").is_file()
+
+
+def test_answers_that_cannot_be_read_are_named(config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"problem": "1+1=?", "answer": "2"}\n{"problem": "1+2=?", "answer": ""}\n')
+    config = replace(config, data=DataConfig(train=str(data)), reward=RewardConfig(kind="math"))
+    train(changed(config, "run", steps=1))
+    assert f"{data}: 1 of 2 prompts dropped, whose answer cannot be read (prompt 1: '')" in capsys.readouterr().out
+    data.write_text('{"problem": "1+2=?", "answer": ""}\n')
+    with pytest.raises(ValueError, match=r"data.answer_column must hold answers that reward.kind math can read, got ''"):
+        train(changed(config, "run", out=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists(), "nothing is left behind"
+
+
+def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
+    Path(config.run.out).mkdir()
+    with pytest.raises(ValueError, match=r"run.out must not exist yet \(or use --resume .*\), got "):
+        train(config)
+
+
+def test_learning_rate_by_hand() -> None:
+    constant = OptimConfig(lr=1.0, warmup_steps=4)
+    assert [learning_rate(constant, u, 10) for u in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    linear = OptimConfig(lr=1.0, warmup_steps=2, schedule="linear")
+    assert [learning_rate(linear, u, 6) for u in range(6)] == [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
+    cosine = OptimConfig(lr=1.0, warmup_steps=0, schedule="cosine")
+    assert [learning_rate(cosine, u, 4) for u in range(4)] == pytest.approx([0.8535534, 0.5, 0.1464466, 0.0])
