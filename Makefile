@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-vllm lint clean
 
 demo: $(VENV)/.train
-	$(BIN)/aer-train demo
+	$(BIN)/aer-train demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: lint
 	$(BIN)/pytest -q
