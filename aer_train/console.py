@@ -92,14 +92,14 @@ def eval_table(result: Row) -> Table:
 
 def hints(row: Row, first: Row) -> dict[str, str]:
     """Return what the numbers of a step call for, by name; `first` is the first step's row."""
-    entropy, start = row.get("entropy/mean"), first.get("entropy/mean")
+    relative = row["entropy/mean"] / first["entropy/mean"] if row.get("entropy/mean") is not None and first.get("entropy/mean") else 1.0
     known: Sequence[tuple[str, bool, str]] = (
         ("zero_variance", row["reward/zero_variance_frac"] == 1.0,
          "all responses to each prompt got the same reward: no learning signal; try easier data or a larger rollout.group_size"),
         ("truncated", row["tokens/truncated_frac"] == 1.0, "every response was cut: raise rollout.max_new_tokens"),
-        ("collapse", bool(start) and entropy is not None and entropy < 0.25 * start,
+        ("collapse", relative < 0.25,
          "entropy fell below a quarter of its start: use entropy.kind aer, or raise entropy.tau or entropy.max_coef"),
-        ("explosion", bool(start) and entropy is not None and entropy > 2.0 * start,
+        ("explosion", relative > 2.0,
          "entropy is more than twice its start: lower entropy.max_coef (or entropy.coef for a fixed coefficient), or optim.lr"),
         ("saturated", row.get("entropy/saturated") == 1 and row["step"] > 10,
          "the entropy coefficient is at its bound and entropy still below the target: raise entropy.max_coef or lower entropy.tau"),

@@ -13,13 +13,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from aer_train.console import numbers
 from aer_train.record import read_evals, read_metrics
 
 RUNS = {"grpo": "off", "aer": "aer"}
 """Name of each run and its entropy.kind; everything else is the same."""
+
+INTRODUCTION = (
+    "Countdown: reach a target with three digits. Easy prompts need + and - only; hard ones need a *, which the policy almost never tries."
+)
 
 
 @dataclass
@@ -62,7 +66,7 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     console = Console(highlight=False)
-    console.print("Countdown: reach a target with three digits. Easy prompts need + and - only, hard ones a *, which the policy almost never tries.")
+    console.print(INTRODUCTION, soft_wrap=True)
     out.mkdir(parents=True)
     model = "builtin:countdown"
     if warmup:
@@ -80,15 +84,17 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
 
 
 def _command(folder: Path, kind: str, model: str, steps: int, seed: int) -> list[str]:
-    options = {"model.name": model, "entropy.kind": kind, "run.out": folder, "run.steps": steps, "run.seed": seed, "run.threads": 1, "run.device": "cpu"}
-    return [sys.executable, "-m", "aer_train", "train", "--preset", "countdown", *(f"--{name}={value}" for name, value in options.items())]
+    run = {"out": folder, "steps": steps, "seed": seed, "threads": 1, "device": "cpu"}
+    options = [f"--model.name={model}", f"--entropy.kind={kind}", *(f"--run.{name}={value}" for name, value in run.items())]
+    return [sys.executable, "-m", "aer_train", "train", "--preset", "countdown", *options]
 
 
 def _watch(children: list[Child], steps: int, console: Console) -> None:
     """Run the children, side by side where there are cores for it, and show how far they are."""
     side_by_side = len(children) if len(os.sched_getaffinity(0)) > 1 else 1
-    columns = (TextColumn("{task.description:5}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[numbers]}"))
-    waiting, running = list(children), []
+    shown = TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), shown)
+    waiting, running = list(children), list[Child]()
     try:
         with Progress(*columns, console=console) as progress:
             tasks = {child.name: progress.add_task(child.name, total=steps, numbers="starting") for child in children}
@@ -113,8 +119,8 @@ def _watch(children: list[Child], steps: int, console: Console) -> None:
 
 def _check(child: Child) -> None:
     if child.process is not None and child.process.returncode != 0:
-        said = child.log.read_text(errors="replace").strip().splitlines()[-15:]
-        raise RuntimeError(f"run {child.name} failed with exit code {child.process.returncode}; its log is {child.log}:\n" + "\n".join(said))
+        said = "\n".join(child.log.read_text(errors="replace").strip().splitlines()[-15:])
+        raise RuntimeError(f"run {child.name} failed with exit code {child.process.returncode}; its log is {child.log}:\n{said}")
 
 
 def _compare(children: list[Child], console: Console) -> None:

@@ -3,8 +3,8 @@
     prompt  358=16?        response  8+5+3        reward 1
     prompt  358=43?        response  5*8+3        reward 1
 
-A problem is easy when + and - suffice and hard when a * is needed. The warm-started policy almost never writes a *, so plain GRPO sharpens the
-additive habit on the easy prompts while the hard ones, always wrong, give it no gradient: the task shows whether exploration survives.
+A problem is easy when + and - suffice and hard when a * is needed. The warm-started policy almost never writes a *, so plain GRPO sharpens
+the additive habit on the easy prompts while the hard ones, always wrong, give it no gradient: the task shows whether exploration survives.
 Responses have a fixed length, so token-mean entropy is not diluted.
 """
 
@@ -79,8 +79,8 @@ def make_prompts(split: str, count: int | None = None, seed: int = 0) -> list[Pr
     """Prompts with their digits in random order.
 
     Args:
-        split: "train": `count` draws (default 4480), a share HARD_SHARE of them hard. "test": the held-out evaluation set, the same for every
-            seed; `count` keeps that many, evenly over the tiers.
+        split: "train": `count` draws (default 4480), a share HARD_SHARE of them hard. "test": the held-out evaluation set, the same for
+            every seed; `count` keeps that many, evenly over the tiers.
         count: number of prompts, or None.
         seed: of the training draws.
     """

@@ -2,9 +2,9 @@
 
     python -m aer_train.tasks.warmup --out aer_train/tasks/countdown_policy
 
-made the folder in this package. Stage 1 teaches valid solutions of both tiers; stage 2 makes a weak solver that tries + and - first and writes a *
-only with probability `rare_star`. The result is an ordinary Hugging Face folder. Measured on it (held-out, 16 samples at T = 1): easy accuracy
-0.751 and pass@16 1.0, hard accuracy 0.0005 and pass@16 0.008, a * in 0.3 % of the responses to hard prompts.
+made the folder in this package. Stage 1 teaches valid solutions of both tiers; stage 2 makes a weak solver that tries + and - first and
+writes a * only with probability `rare_star`. The result is an ordinary Hugging Face folder. Measured on it (held-out, 16 samples at T = 1):
+easy accuracy 0.751 and pass@16 1.0, hard accuracy 0.0005 and pass@16 0.008, a * in 0.3 % of the responses to hard prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import random
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -132,7 +132,7 @@ def report(folder: Path, samples: int = 16) -> dict[str, float]:
     """Held-out accuracy by tier and the share of responses with a *, sampled at temperature 1."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     found: dict[str, float] = {}
