@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +17,6 @@ from aer_train.checks import check_config
 from aer_train.config import TrainConfig
 from aer_train.settings import base_config, parse
 
-Args = TypeVar("Args", "TrainArgs", "EvalArgs", "DoctorArgs")
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
 
 USAGE = """usage: aer-train COMMAND [options]
@@ -89,7 +88,7 @@ class EvalArgs:
 class ReportArgs:
     """Write report.html and plots of one or several runs, overlaid."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders."""
     out: Path | None = None
     """Folder for the report. None: the run folder."""
@@ -119,7 +118,11 @@ class DemoArgs:
 
 
 def _train(args: list[str]) -> int:
-    parsed = _resolve(TrainArgs, "aer-train train", args)
+    found = _sources(args)
+    settings = base_config(found.config, found.preset, found.resume)
+    if found.resume is not None:
+        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, out=str(found.resume)))
+    parsed = parse(TrainArgs, "aer-train train", args, TrainArgs(settings=settings))
     config = parsed.settings
     if parsed.resume is not None and Path(config.run.out) != parsed.resume:
         raise ValueError(f"run.out must not be given together with --resume, got {config.run.out}")
@@ -141,7 +144,10 @@ def _train(args: list[str]) -> int:
 
 
 def _eval(args: list[str]) -> int:
-    parsed = _resolve(EvalArgs, "aer-train eval", args)
+    found = _sources(args)
+    is_run = found.model is not None and (found.model / "checkpoints").is_dir() and found.config is None
+    settings = base_config(found.config, None, found.model if is_run else None)
+    parsed = parse(EvalArgs, "aer-train eval", args, EvalArgs(model=tyro.MISSING, settings=settings))
     config = parsed.settings
     samples = config.eval.samples if parsed.samples is None else parsed.samples
     evaluation = dataclasses.replace(config.eval, data=parsed.data or config.eval.data, samples=samples)
@@ -154,7 +160,7 @@ def _eval(args: list[str]) -> int:
 
 
 def _report(args: list[str]) -> int:
-    parsed = parse(ReportArgs, "aer-train report", args)
+    parsed = parse(ReportArgs, "aer-train report", args, ReportArgs())
     if not parsed.runs:
         raise ValueError("report must be given at least one run folder, got none")
     from aer_train.report import write_report
@@ -164,7 +170,7 @@ def _report(args: list[str]) -> int:
 
 
 def _demo(args: list[str]) -> int:
-    parsed = parse(DemoArgs, "aer-train demo", args)
+    parsed = parse(DemoArgs, "aer-train demo", args, DemoArgs())
     from aer_train.demo import run_demo
 
     run_demo(parsed.out, parsed.steps, parsed.seed, parsed.warmup)
@@ -172,7 +178,9 @@ def _demo(args: list[str]) -> int:
 
 
 def _doctor(args: list[str]) -> int:
-    parsed = _resolve(DoctorArgs, "aer-train doctor", args)
+    found = _sources(args)
+    settings = base_config(found.config, found.preset, None)
+    parsed = parse(DoctorArgs, "aer-train doctor", args, DoctorArgs(settings=settings))
     from aer_train.doctor import describe_machine
 
     _print_table(describe_machine())
@@ -180,22 +188,15 @@ def _doctor(args: list[str]) -> int:
     return 0
 
 
-def _resolve(cls: type[Args], prog: str, args: list[str]) -> Args:
-    """Parse the options on top of the settings that --config, --preset, --resume or the run given as --model name."""
+def _sources(args: list[str]) -> argparse.Namespace:
+    """Find the options that decide which settings all the others change."""
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name, convert in (("config", Path), ("preset", str), ("resume", Path), ("model", Path)):
         sources.add_argument(f"--{name}", type=convert)
     try:
-        found = sources.parse_known_args(args)[0]
+        return sources.parse_known_args(args)[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    if cls is EvalArgs:
-        is_run = found.model is not None and (found.model / "checkpoints").is_dir() and found.config is None
-        return parse(cls, prog, args, cls(model=tyro.MISSING, settings=base_config(found.config, None, found.model if is_run else None)))
-    settings = base_config(found.config, found.preset, found.resume)
-    if found.resume is not None:
-        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, out=str(found.resume)))
-    return parse(cls, prog, args, cls(settings=settings))
 
 
 def _print_memory(config: TrainConfig) -> None:

@@ -18,17 +18,16 @@ from aer_train.presets import PRESETS
 T = TypeVar("T")
 
 
-def parse(cls: type[T], prog: str, args: Sequence[str], default: T | None = None) -> T:
+def parse(cls: type[T], prog: str, args: Sequence[str], default: T) -> T:
     """Parse flags into a dataclass.
 
     Raises:
         ValueError - an unknown flag or a bad value; SystemExit - help was asked for.
     """
     errors = io.StringIO()
-    defaults = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(cls, args=args, prog=prog, **defaults)
+            return tyro.cli(cls, args=args, prog=prog, default=default)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -62,7 +61,7 @@ def read_config(path: Path) -> TrainConfig:
         ValueError - naming the file: missing, not readable, an unknown key or a bad value.
     """
     try:
-        return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(_read_tree(path)))
+        return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(_read_tree(path)), TrainConfig())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

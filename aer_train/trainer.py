@@ -59,6 +59,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         loop = Loop(config, policy, verifier, console)
         done = 0 if start is None else checkpoint.restore(start, loop.optimizer, loop.controller)
         recorder = stack.enter_context(Recorder(run, config, done if resume else None))
+        if done >= config.run.steps:
+            console.message(f"{run} already has {done} steps; raise run.steps to go on")
         console.start(config.run.steps, done)
         try:
             loop.run(recorder, run, done)

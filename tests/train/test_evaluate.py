@@ -63,7 +63,7 @@ def test_evaluate_model_writes_what_it_returns(model_folder: Path, tmp_path: Pat
 
 
 def test_evaluate_model_errors(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--data must be given when the settings name no eval.data"):
+    with pytest.raises(ValueError, match=r"--data must be given when the settings name no eval.data"):
         evaluate_model(str(model_folder), TrainConfig(), tmp_path / "eval.json")
     (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"--model must be a run with a complete checkpoint, got .*run"):

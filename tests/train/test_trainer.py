@@ -17,7 +17,6 @@ from aer_train.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, R
 from aer_train.loss import MicroLoss
 from aer_train.record import read_evals, read_metrics
 from aer_train.trainer import train
-from aer_train.update import learning_rate
 
 VOLATILE = ("time/", "perf/", "memory/")
 
@@ -121,7 +120,39 @@ def test_evaluation_cannot_disturb_training(config: TrainConfig, tmp_path: Path)
 def test_metrics_of_a_step(config: TrainConfig) -> None:
     run = train(changed(config, "run", steps=2))
     first, second = read_metrics(run)
-    for name in ["reward/mean", "reward/tier/easy", "reward/tier/hard", "reward/zero_variance_frac", "reward/all_correct_frac", "entropy/mean", "entropy/smoothed", "entropy/target", "entropy/initial", "entropy/coef", "entropy/coef_mean_token", "entropy/saturated", "entropy/per_response", "policy/loss", "policy/clip_frac", "policy/ratio_mean", "policy/ratio_max", "policy/approx_kl", "rollout/mismatch_mean", "optim/grad_norm", "optim/lr", "tokens/response_mean", "tokens/truncated_frac", "tokens/loss", "time/rollout", "time/verify", "time/train", "time/eval", "time/step", "perf/tokens_per_second", "memory/peak_mib"]:
+    for name in [
+        "reward/mean",
+        "reward/tier/easy",
+        "reward/tier/hard",
+        "reward/zero_variance_frac",
+        "reward/all_correct_frac",
+        "entropy/mean",
+        "entropy/smoothed",
+        "entropy/target",
+        "entropy/initial",
+        "entropy/coef",
+        "entropy/coef_mean_token",
+        "entropy/saturated",
+        "entropy/per_response",
+        "policy/loss",
+        "policy/clip_frac",
+        "policy/ratio_mean",
+        "policy/ratio_max",
+        "policy/approx_kl",
+        "rollout/mismatch_mean",
+        "optim/grad_norm",
+        "optim/lr",
+        "tokens/response_mean",
+        "tokens/truncated_frac",
+        "tokens/loss",
+        "time/rollout",
+        "time/verify",
+        "time/train",
+        "time/eval",
+        "time/step",
+        "perf/tokens_per_second",
+        "memory/peak_mib",
+    ]:
         assert name in second, name
     assert first["entropy/initial"] == first["entropy/mean"] == second["entropy/initial"]
     assert first["entropy/target"] == 5.0 and first["entropy/coef_mean_token"] == 0.0
@@ -201,12 +232,3 @@ def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
     Path(config.run.out).mkdir()
     with pytest.raises(ValueError, match=r"run.out must not exist yet \(or use --resume .*\), got "):
         train(config)
-
-
-def test_learning_rate_by_hand() -> None:
-    constant = OptimConfig(lr=1.0, warmup_steps=4)
-    assert [learning_rate(constant, u, 10) for u in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    linear = OptimConfig(lr=1.0, warmup_steps=2, schedule="linear")
-    assert [learning_rate(linear, u, 6) for u in range(6)] == [0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
-    cosine = OptimConfig(lr=1.0, warmup_steps=0, schedule="cosine")
-    assert [learning_rate(cosine, u, 4) for u in range(4)] == pytest.approx([0.8535534, 0.5, 0.1464466, 0.0])
