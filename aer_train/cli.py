@@ -202,8 +202,13 @@ def _sources(args: list[str]) -> argparse.Namespace:
 def _print_memory(config: TrainConfig) -> None:
     from aer_train.doctor import predict_memory
 
+    try:
+        needs = predict_memory(config)
+    except LookupError as error:
+        print(f"\npredicted memory of {config.model.name}: unknown, {error}")
+        return
     print(f"\npredicted memory of {config.model.name}, without its activations")
-    _print_table({name: f"{size / 2**20:12,.1f} MiB" for name, size in predict_memory(config).items()})
+    _print_table({name: f"{size / 2**20:12,.1f} MiB" for name, size in needs.items()})
 
 
 def _print_table(rows: dict[str, str]) -> None:

@@ -51,17 +51,17 @@ def predict_memory(config: TrainConfig) -> dict[str, int]:
     Only the model's config is read (downloaded for a hub id), never its weights.
 
     Raises:
-        ValueError - the model cannot be found.
+        ValueError - the folder does not exist; LookupError - the model's config cannot be read, for example without a network.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    source = model_source(config.model.name)
     try:
-        model_config = AutoConfig.from_pretrained(model_source(config.model.name), revision=config.model.revision)
+        model_config = AutoConfig.from_pretrained(source, revision=config.model.revision)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model_config)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.name must be a Hugging Face model id or folder, got {config.model.name!r}: {reason}") from error
+        raise LookupError(str(error).strip().splitlines()[0]) from error
     device = resolve_device(config.run.device)
     dtype = compute_dtype(config.model.dtype, device)
     parameters = sum(p.numel() for p in model.parameters())
