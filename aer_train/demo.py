@@ -59,7 +59,7 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
         seed: of both runs.
         warmup: make the starting policy anew instead of using the one in the package.
     Raises:
-        ValueError - out exists, or steps is not positive; RuntimeError - a run failed (its log is named).
+        ValueError - out exists, or steps is not positive; ChildProcessError - a run failed (its last lines are shown, its log is named).
     """
     if out.exists():
         raise ValueError(f"out must not exist yet, got {out} (choose another with --out)")
@@ -91,7 +91,7 @@ def _command(folder: Path, kind: str, model: str, steps: int, seed: int) -> list
 
 def _watch(children: list[Child], steps: int, console: Console) -> None:
     """Run the children, side by side where there are cores for it, and show how far they are."""
-    side_by_side = len(children) if len(os.sched_getaffinity(0)) > 1 else 1
+    side_by_side = min(len(children), _cores())
     shown = TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), shown)
     waiting, running = list(children), list[Child]()
@@ -109,7 +109,7 @@ def _watch(children: list[Child], steps: int, console: Console) -> None:
                         progress.update(tasks[child.name], completed=row["step"], numbers=numbers(row))
                     if child.process is not None and child.process.poll() is not None:
                         running.remove(child)
-                        _check(child)
+                        _check(child, console)
     finally:
         for child in running:
             if child.process is not None:
@@ -117,10 +117,16 @@ def _watch(children: list[Child], steps: int, console: Console) -> None:
                 child.process.wait()
 
 
-def _check(child: Child) -> None:
+def _cores() -> int:
+    """Cores that this process may use; macOS knows no affinity."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check(child: Child, console: Console) -> None:
     if child.process is not None and child.process.returncode != 0:
-        said = "\n".join(child.log.read_text(errors="replace").strip().splitlines()[-15:])
-        raise RuntimeError(f"run {child.name} failed with exit code {child.process.returncode}; its log is {child.log}:\n{said}")
+        said = child.log.read_text(errors="replace").strip().splitlines()[-15:]
+        console.print("\n".join(said), markup=False, soft_wrap=True)
+        raise ChildProcessError(f"run {child.name} failed with exit code {child.process.returncode}; its log is {child.log}")
 
 
 def _compare(children: list[Child], console: Console) -> None:
