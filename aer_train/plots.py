@@ -207,9 +207,9 @@ def _finish(figure: Figure) -> bool:
         legend.remove()
     entries = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if entries:
-        figure.legend(
-            list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), 4), frameon=False, fontsize=9
-        )
+        longest = 45 + 5.2 * max(map(len, entries))  # points: the handle, and a character of the 9 pt font
+        columns = max(1, min(len(entries), 4, int(72 * figure.get_figwidth() / longest)))
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return bool(figure.axes)
 
 

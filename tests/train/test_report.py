@@ -164,3 +164,11 @@ def test_config_of_another_version_is_compared_by_all_its_keys(tmp_path, no_char
     config["run"]["new_option"] = 3
     (runs[1] / "config.json").write_text(json.dumps(config))
     assert ["run.new_option", "null", "3"] in cells(write_report(runs, tmp_path / "both").read_text(), "What differs")
+
+
+def test_legend_of_long_names_stays_inside(tmp_path):
+    runs = [Run.read(fill(tmp_path / f"a_run_whose_name_says_a_lot_{name}")) for name in "abc"]
+    figure = charts(runs)["entropy"]
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
