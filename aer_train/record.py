@@ -1,6 +1,6 @@
 """The run folder: what a run leaves behind, written so that a kill at any moment leaves it readable.
 
-    config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json  checkpoints/  report.html  plots/
+config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json  checkpoints/  report.html  plots/
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ class Verdict:
 class Verifier:
     """Grades responses; use it as a context manager, or call `close`.
 
-        with Verifier(timeout=5.0, workers=2) as v:
-            verdicts = v.score_many([(response_text, gold_answer), ...])
+    with Verifier(timeout=5.0, workers=2) as v:
+        verdicts = v.score_many([(response_text, gold_answer), ...])
     """
 
     def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2) -> None:

@@ -1,6 +1,6 @@
 """vLLM lane: the log-probs that vLLM reports for what it sampled are those that the fused loss computes from the same weights.
 
-    pip install vllm        (or a CPU build), then: pytest -m vllm
+pip install vllm        (or a CPU build), then: pytest -m vllm
 """
 
 import os
@@ -25,7 +25,14 @@ def test_sampled_logprobs_equal_fused_logprobs(tmp_path, temperature):
     model, tokenizer = build_model().eval(), build_tokenizer()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    engine = LLM(model=str(tmp_path), dtype="float32", enforce_eager=True, max_model_len=64, logprobs_mode="processed_logprobs", disable_log_stats=True)
+    engine = LLM(
+        model=str(tmp_path),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=64,
+        logprobs_mode="processed_logprobs",
+        disable_log_stats=True,
+    )
     prompts = [{"prompt_token_ids": tokenizer(p.text)["input_ids"]} for p in make_prompts("test", 8)]
     sampling = SamplingParams(temperature=temperature, max_tokens=6, logprobs=0, seed=0)
     for output in engine.generate(prompts, sampling, use_tqdm=False):
