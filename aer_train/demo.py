@@ -93,7 +93,9 @@ def _watch(children: list[Child], steps: int, console: Console) -> None:
     """Run the children, side by side where there are cores for it, and show how far they are."""
     side_by_side = min(len(children), _cores())
     shown = TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True))
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TimeElapsedColumn(), shown)
+    kept = [Column(no_wrap=True, min_width=7) for _ in range(2)]  # a narrow terminal cuts the numbers, not the count or the time
+    counts = (MofNCompleteColumn(table_column=kept[0]), TimeElapsedColumn(table_column=kept[1]))
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), *counts, shown)
     waiting, running = list(children), list[Child]()
     try:
         with Progress(*columns, console=console) as progress:
