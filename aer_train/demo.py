@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,6 +21,9 @@ from aer_train.record import read_evals, read_metrics
 
 RUNS = {"grpo": "off", "aer": "aer"}
 """Name of each run and its entropy.kind; everything else is the same."""
+
+EVAL_EVERY = 20
+"""Steps between two points of the report's accuracy curves."""
 
 INTRODUCTION = (
     "Countdown: reach a target with three digits. Easy prompts need + and - only; hard ones need a *, which the policy almost never tries."
@@ -59,8 +63,11 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
         seed: of both runs.
         warmup: make the starting policy anew instead of using the one in the package.
     Raises:
-        ValueError - out exists, or steps is not positive; ChildProcessError - a run failed (its last lines are shown, its log is named).
+        ImportError - matplotlib is not installed; ValueError - out exists, or steps is not positive; ChildProcessError - a run failed (its
+            last lines are shown, its log is named).
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('the demo ends in a report, which needs: pip install "aer-rl[report]"')
     if out.exists():
         raise ValueError(f"out must not exist yet, got {out} (choose another with --out)")
     if steps < 1:
@@ -85,7 +92,12 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
 
 def _command(folder: Path, kind: str, model: str, steps: int, seed: int) -> list[str]:
     run = {"out": folder, "steps": steps, "seed": seed, "threads": 1, "device": "cpu"}
-    options = [f"--model.name={model}", f"--entropy.kind={kind}", *(f"--run.{name}={value}" for name, value in run.items())]
+    options = [
+        f"--model.name={model}",
+        f"--entropy.kind={kind}",
+        f"--eval.every={EVAL_EVERY}",
+        *(f"--run.{name}={value}" for name, value in run.items()),
+    ]
     return [sys.executable, "-m", "aer_train", "train", "--preset", "countdown", *options]
 
 
