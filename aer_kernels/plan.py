@@ -6,6 +6,7 @@ The budget bounds it: a budget that not even one row fits into is an error that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,14 @@ DEFAULT_BLOCK_BYTES = {"cuda": 1 << 30, "cpu": 64 << 20}
 
 SCRATCH_ELEMENTS = 1 << 20
 """Logits in a row group of the PyTorch row operations (`aer_kernels.torch_rows`), which hold three copies of a group: 12 MiB in fp32."""
+
+MIN_VOCAB_BLOCK = 1024
+"""Columns of the narrowest block of `fused_logprobs`, or the whole vocabulary where it has fewer."""
+
+
+def group_rows(num_rows: int, num_columns: int) -> int:
+    """Rows of a block that the PyTorch row operations work on at a time: at most a quarter of the block."""
+    return max(1, min(SCRATCH_ELEMENTS // max(num_columns, 1), -(-num_rows // 4)))
 
 
 @dataclass(frozen=True)
@@ -87,24 +96,23 @@ def plan_policy_loss(
         ValueError - the budget is too small for one row.
     """
     device = torch.device(device)
-    stat, operand = statistics_dtype(dtype).itemsize, operand_dtype(dtype, device).itemsize
-    needs_grad = needs_grad_hidden or needs_grad_weight
-    row = vocab_size * (stat + (operand if operand != stat and not in_place else 0)) * 17 // 16 + hidden_size * (stat + dtype.itemsize)
-    cast = CAST_ROWS * hidden_size * stat if dtype.itemsize < stat and device.type != "cuda" else 0
-    scratch = cast + (0 if in_place and device.type == "cuda" else _scratch(num_tokens, vocab_size, stat))
-    accumulator = vocab_size * hidden_size * stat if needs_grad_weight and dtype.itemsize < stat else 0
-    single_exact = 0 if operand == dtype.itemsize and dtype != torch.float16 else accumulator
+    costs = _Costs.of(vocab_size, hidden_size, dtype, device, in_place)
+    accumulator = vocab_size * hidden_size * costs.stat if needs_grad_weight and dtype.itemsize < costs.stat else 0
+    direct = operand_dtype(dtype, device) == dtype != torch.float16  # one chunk writes grad_weight in its own dtype
 
-    single = num_tokens * row + single_exact + scratch
-    block = min(num_tokens * row, max(_default_block(device), accumulator))  # chunking pays for the accumulator anyway
-    if single <= (block + accumulator + scratch if memory_budget is None else memory_budget):
-        rows, fixed = max(num_tokens, 1), single_exact + scratch
+    def block(rows: int) -> int:
+        moved = max(1, rows // 16)  # rows with a zero gradient are filled up from the back
+        return (rows + moved) * vocab_size * costs.element + rows * costs.row + costs.scratch(rows, vocab_size)
+
+    available = max(_default_block(device), accumulator) if memory_budget is None else memory_budget - costs.cast - accumulator
+    single, single_fixed = block(max(num_tokens, 1)), costs.cast + (0 if direct else accumulator)
+    if single + single_fixed <= (available + costs.cast + accumulator):
+        rows, fixed = max(num_tokens, 1), single_fixed
     else:
-        fixed = accumulator + scratch
-        available = block if memory_budget is None else memory_budget - fixed
-        rows = _balanced(num_tokens, available // row, fixed + row, memory_budget)
-    flops = 2 * num_tokens * vocab_size * hidden_size * (1 + needs_grad_hidden + needs_grad_weight if needs_grad else 1)
-    return Plan("fused_policy_loss", num_tokens, vocab_size, hidden_size, rows, vocab_size, rows * row, fixed, flops)
+        fixed = costs.cast + accumulator
+        rows = _balanced(num_tokens, _most(num_tokens, block, available), fixed + block(1), memory_budget)
+    flops = 2 * num_tokens * vocab_size * hidden_size * (1 + needs_grad_hidden + needs_grad_weight)
+    return Plan("fused_policy_loss", num_tokens, vocab_size, hidden_size, rows, vocab_size, block(rows), fixed, flops)
 
 
 def plan_logprobs(
@@ -124,49 +132,76 @@ def plan_logprobs(
     Arguments and errors as in `plan_policy_loss`.
     """
     device = torch.device(device)
-    stat, operand = statistics_dtype(dtype).itemsize, operand_dtype(dtype, device).itemsize
+    costs = _Costs.of(vocab_size, hidden_size, dtype, device, in_place)
     needs_grad = needs_grad_hidden or needs_grad_weight
-    low_precision = dtype.itemsize < stat
-    element = stat + (operand if operand != stat and not in_place else 0)
-    cast = CAST_ROWS * hidden_size * stat if low_precision and device.type != "cuda" else 0
-    scratch = cast + (0 if in_place and device.type == "cuda" else _scratch(num_tokens, vocab_size, stat))
-    fixed = scratch + 4 * stat * num_tokens + (num_tokens * hidden_size * stat if needs_grad_hidden else 0)
-    column = hidden_size * stat if needs_grad_weight and low_precision else 0
-    row = hidden_size * (stat + dtype.itemsize)
+    fixed = costs.cast + 4 * costs.stat * num_tokens + (num_tokens * hidden_size * costs.stat if needs_grad_hidden else 0)
+    column = hidden_size * costs.stat if needs_grad_weight and dtype.itemsize < costs.stat else 0
 
-    target = _default_block(device) if memory_budget is None else memory_budget - fixed
-    vocab = min(vocab_size, max(1024, int((max(target, 0) / element) ** 0.5)))
-    rows = min(max(num_tokens, 1), (target - vocab * column) // (vocab * element + row))
-    if rows < 1:
-        vocab = min(vocab_size, 1024)
-        rows = _balanced(
-            num_tokens,
-            (target - vocab * column) // (vocab * element + row),
-            fixed + vocab * (column + element) + row,
-            memory_budget,
-        )
-    elif rows >= num_tokens:  # all rows at once: wider blocks, grad_weight written once
-        vocab = min(vocab_size, max(vocab, (target - rows * row) // (rows * element + column)))
+    def block(rows: int, columns: int) -> int:
+        return rows * (columns * costs.element + costs.row) + columns * column + costs.scratch(rows, columns)
+
+    available = _default_block(device) if memory_budget is None else memory_budget - fixed
+    narrow = min(vocab_size, MIN_VOCAB_BLOCK)
+    columns = min(vocab_size, max(narrow, int((max(available, 0) / costs.element) ** 0.5)))
+    if block(1, columns) > available:
+        columns = narrow
+    fitting = _most(num_tokens, lambda rows: block(rows, columns), available)
+    rows = _balanced(num_tokens, fitting, fixed + block(1, narrow), memory_budget)
+    if rows >= num_tokens:  # all rows at once: wider blocks, grad_weight written once
+        columns = max(columns, _most(vocab_size, lambda wide: block(rows, wide), available))
     flops = 2 * num_tokens * vocab_size * hidden_size * (1 + (1 + needs_grad_hidden + needs_grad_weight if needs_grad else 0))
-    block = rows * (vocab * element + row) + vocab * column
-    return Plan("fused_logprobs", num_tokens, vocab_size, hidden_size, rows, vocab, block, fixed, flops)
+    return Plan("fused_logprobs", num_tokens, vocab_size, hidden_size, rows, columns, block(rows, columns), fixed, flops)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Bytes of the parts of a workspace."""
+
+    stat: int
+    """A statistic or an element of an accumulator."""
+    element: int
+    """A logit of a block, with its d_logits where they need memory of their own."""
+    row: int
+    """Hidden states of a row of a block, and their gradient."""
+    cast: int
+    """The slice of a low-precision weight that a CPU holds in fp32."""
+    scratch_copies: int
+    """Copies of a row group that the row operations make."""
+
+    @staticmethod
+    def of(vocab_size: int, hidden_size: int, dtype: torch.dtype, device: torch.device, in_place: bool) -> _Costs:
+        stat, operand = statistics_dtype(dtype).itemsize, operand_dtype(dtype, device).itemsize
+        on_cpu = device.type != "cuda"
+        return _Costs(
+            stat,
+            stat + (operand if operand != stat and not in_place else 0),
+            hidden_size * (stat + dtype.itemsize),
+            min(CAST_ROWS, vocab_size) * hidden_size * stat if on_cpu and dtype.itemsize < stat else 0,
+            0 if in_place and not on_cpu else 3,
+        )
+
+    def scratch(self, rows: int, columns: int) -> int:
+        return self.scratch_copies * self.stat * columns * group_rows(rows, columns)
 
 
 def _default_block(device: torch.device) -> int:
     return DEFAULT_BLOCK_BYTES["cuda" if device.type == "cuda" else "cpu"]
 
 
-def _scratch(num_tokens: int, vocab_size: int, itemsize: int) -> int:
-    return 3 * itemsize * max(vocab_size, min(SCRATCH_ELEMENTS, num_tokens * vocab_size))
+def _most(limit: int, size: Callable[[int], int], available: int) -> int:
+    """The largest count up to `limit` whose size is available; 0 when not even one is."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(middle) <= available else (low, middle - 1)
+    return low
 
 
 def _balanced(num_tokens: int, fitting: int, smallest: int, memory_budget: int | None) -> int:
     """Rows a chunk: as many chunks as the fitting size needs, all of nearly the same size."""
-    if fitting < 1:
-        if memory_budget is not None:
-            raise ValueError(f"memory_budget must be at least {smallest} bytes ({_mib(smallest)}) for these shapes, got {memory_budget}")
-        fitting = 1
-    chunks = -(-num_tokens // fitting)
+    if fitting < 1 <= num_tokens and memory_budget is not None:
+        raise ValueError(f"memory_budget must be at least {smallest} bytes ({_mib(smallest)}) for these shapes, got {memory_budget}")
+    chunks = -(-num_tokens // max(fitting, 1))
     return -(-num_tokens // max(chunks, 1)) or 1
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aer_kernels.gemm import statistics_dtype
 from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, policy_tokens
-from aer_kernels.plan import SCRATCH_ELEMENTS
+from aer_kernels.plan import group_rows
 from aer_kernels.statistics import Logits, RowStatistics, target_d_logits
 
 WRITES_IN_PLACE = False
@@ -95,7 +95,7 @@ def policy_rows(
 
 
 def _groups(num_rows: int, width: int) -> Iterator[slice]:
-    size = max(1, SCRATCH_ELEMENTS // max(width, 1))
+    size = group_rows(num_rows, width)
     return (slice(i, min(i + size, num_rows)) for i in range(0, num_rows, size))
 
 

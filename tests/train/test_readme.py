@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
+from aer_kernels.plan import plan_policy_loss
 from aer_train.cli import main
 from aer_train.presets import PRESETS
 from aer_train.tasks.warmup import build_model
@@ -39,3 +40,7 @@ def test_readme_names_commands_and_presets_that_exist(monkeypatch, capsys):
     for preset in PRESETS:
         assert main(["train", "--preset", preset, "--dry-run"]) == 0
         assert "predicted memory of" in capsys.readouterr().out
+
+
+def test_printed_plan():
+    assert str(plan_policy_loss(65536, 151936, 4096)) in README
