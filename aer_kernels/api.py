@@ -13,17 +13,8 @@ from aer_kernels.chunked import HeadNeeds
 from aer_kernels.objectives.aggregation import Aggregation, aggregate
 from aer_kernels.objectives.policy import Objective, ObjectiveConfig, PolicyInputs, policy_metrics, policy_tokens
 from aer_kernels.plan import plan_logprobs, plan_policy_loss
-from aer_kernels.validate import (
-    IMPLEMENTATIONS,
-    check_at_least,
-    check_choice,
-    check_head,
-    check_logits,
-    check_positive,
-    check_values,
-    per_token,
-    row_backend,
-)
+from aer_kernels.prepare import autocast, check_common, loss_tokens, objective_config
+from aer_kernels.validate import check_head, check_logits, per_token
 
 Implementation = Literal["auto", "triton", "torch", "reference"]
 
@@ -98,10 +89,10 @@ def fused_logprobs(
         recomputed); saves hidden, weight and 16 bytes a token. `aer_kernels.plan.plan_logprobs` predicts the workspace.
     Source: the derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
-    _check_common(impl, temperature, softcap, memory_budget)
-    hidden, weight, bias = _autocast(hidden, weight, bias)
+    check_common(impl, temperature, softcap, memory_budget)
+    hidden, weight, bias = autocast(hidden, weight, bias)
     check_head(hidden, weight, targets, bias, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
+    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":
         return _reference_logprobs(flat, weight, bias, tokens, targets.shape)
@@ -192,27 +183,27 @@ def fused_policy_loss(
         DAPO arXiv:2503.14476, Dr.GRPO arXiv:2503.20783, CISPO arXiv:2506.13585.
         The derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
-    _check_common(impl, temperature, softcap, memory_budget)
-    config = _objective(objective, clip_low, clip_high, dual_clip, kl_coef, ref_logprobs)
-    hidden, weight, bias = _autocast(hidden, weight, bias)
+    check_common(impl, temperature, softcap, memory_budget)
+    config = objective_config(objective, clip_low, clip_high, dual_clip, kl_coef, ref_logprobs)
+    hidden, weight, bias = autocast(hidden, weight, bias)
     check_head(hidden, weight, targets, bias, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
+    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
-    def loss_tokens(name: str, value: Tensor) -> Tensor:
+    def compact(name: str, value: Tensor) -> Tensor:
         return tokens.compact(per_token(name, value, targets).to(dtype))
 
     weighting = aggregate(aggregation, targets, tokens.rows, sequence_ids, normalizer, entropy_normalizer, dtype)
-    advantage = loss_tokens("advantages", advantages)
+    advantage = compact("advantages", advantages)
     if importance_weights is not None:
-        advantage = advantage * loss_tokens("importance_weights", importance_weights)
+        advantage = advantage * compact("importance_weights", importance_weights)
     coef = entropy_coef if isinstance(entropy_coef, Tensor) else torch.full((), float(entropy_coef), dtype=dtype, device=hidden.device)
     inputs = PolicyInputs(
         advantage,
         weighting.weights,
-        loss_tokens("entropy_coef", coef) * weighting.entropy_ratio,
-        None if old_logprobs is None else loss_tokens("old_logprobs", old_logprobs),
-        None if ref_logprobs is None else loss_tokens("ref_logprobs", ref_logprobs),
+        compact("entropy_coef", coef) * weighting.entropy_ratio,
+        None if old_logprobs is None else compact("old_logprobs", old_logprobs),
+        None if ref_logprobs is None else compact("ref_logprobs", ref_logprobs),
     )
     flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":
@@ -249,18 +240,19 @@ def logprobs_from_logits(
     """Log-prob of each target and entropy of each row, both differentiable, for trainers that already hold the logits.
 
     Args:
-        logits: (..., V) fp32, bf16 or fp16 (fp64 with impl "torch" or "reference"), last dimension contiguous for Triton.
+        logits: (..., V) fp32, bf16 or fp16 (fp64 with impl "torch" or "reference").
         targets, temperature, softcap, loss_mask, ignore_index, impl, debug_checks: as in `fused_logprobs`.
     Returns:
         LogprobsOutput(logprobs, entropy, logsumexp), each (...) fp32, nats.
     Gradients: logits, in their dtype; exactly 0 in ignored rows.
     Raises: ValueError - shape, device, range; TypeError - dtype.
-    Notes: fp32 statistics whatever the dtype; no copy of the logits is made in either direction.
+    Notes: fp32 statistics whatever the dtype; no copy of the logits is made in either direction, unless their last dimension is not contiguous.
     """
-    _check_common(impl, temperature, softcap, None)
+    check_common(impl, temperature, softcap, None)
     check_logits(logits, targets, impl)
-    tokens = _tokens(targets, loss_mask, ignore_index, temperature, softcap, logits.shape[-1], impl, debug_checks, logits.dtype)
+    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, logits.shape[-1], impl, debug_checks, logits.dtype)
     flat = logits.reshape(-1, logits.shape[-1])
+    flat = flat if flat.stride(1) == 1 else flat.contiguous()
     if impl == "reference":
         rows = flat if tokens.rows is None else flat.index_select(0, tokens.rows)
         identity = torch.promote_types(flat.dtype, torch.float32)
@@ -269,68 +261,6 @@ def logprobs_from_logits(
     else:
         outputs = LogprobsFromLogits.apply(flat, tokens)
     return LogprobsOutput(*(x.reshape(targets.shape) for x in outputs))
-
-
-def _check_common(impl: str, temperature: float | Tensor, softcap: float | None, memory_budget: int | None) -> None:
-    check_choice("impl", impl, IMPLEMENTATIONS)
-    if not isinstance(temperature, Tensor):
-        check_positive("temperature", temperature)
-    check_positive("softcap", softcap)
-    check_positive("memory_budget", memory_budget)
-
-
-def _objective(
-    objective: str, clip_low: float, clip_high: float, dual_clip: float | None, kl_coef: float, ref_logprobs: Tensor | None
-) -> ObjectiveConfig:
-    check_choice("objective", objective, ("ppo", "cispo"))
-    check_at_least("clip_low", clip_low, 0)
-    check_at_least("clip_high", clip_high, 0)
-    check_at_least("kl_coef", kl_coef, 0)
-    if dual_clip is not None:
-        if not dual_clip > 1:
-            raise ValueError(f"dual_clip must be > 1 or None, got {dual_clip}")
-        if objective != "ppo":
-            raise ValueError(f"dual_clip must be None for objective={objective!r}, got {dual_clip}")
-    if kl_coef > 0 and ref_logprobs is None:
-        raise ValueError(f"ref_logprobs must be given when kl_coef > 0, got None with kl_coef={kl_coef}")
-    return ObjectiveConfig(objective, clip_low, clip_high, dual_clip, kl_coef)  # type: ignore[arg-type]
-
-
-def _autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What F.linear would do under torch.autocast: cast both operands to its dtype."""
-    if isinstance(hidden, Tensor) and isinstance(weight, Tensor) and torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        return hidden.to(dtype), weight.to(dtype), bias
-    return hidden, weight, bias
-
-
-def _tokens(
-    targets: Tensor,
-    loss_mask: Tensor | None,
-    ignore_index: int,
-    temperature: float | Tensor,
-    softcap: float | None,
-    vocab_size: int,
-    impl: str,
-    debug_checks: bool | None,
-    dtype: torch.dtype,
-) -> Tokens:
-    """Find the tokens that count. The only device sync of a call whose tokens are all kept is the size of this index."""
-    device, flat = targets.device, targets.reshape(-1).long()
-    keep = flat != ignore_index
-    if loss_mask is not None:
-        keep = keep & (per_token("loss_mask", loss_mask, targets, integer=not loss_mask.is_floating_point()) != 0)
-    rows = keep.nonzero().squeeze(1)
-    selected = None if rows.numel() == flat.numel() else rows
-    if isinstance(temperature, Tensor):
-        temperature = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))
-        temperature = temperature.contiguous() if selected is None else temperature.index_select(0, selected)
-    if selected is not None:
-        flat = flat.index_select(0, selected)
-    if debug_checks or (debug_checks is None and device.type == "cpu"):
-        check_values(flat, vocab_size, temperature)
-    backend = reference if impl == "reference" else row_backend(impl, device)
-    return Tokens(selected, flat, temperature, softcap, backend)
 
 
 def _reference_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tokens, shape: torch.Size) -> LogprobsOutput:

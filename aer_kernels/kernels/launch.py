@@ -22,7 +22,7 @@ def logits_arguments(logits: Logits, anchor: Tensor, v_start: int) -> dict[str, 
     """Arguments that say how raw products become logits; anchor stands in for pointers that are not used."""
     per_token = isinstance(logits.temperature, Tensor)
     return {
-        "bias_ptr": anchor if logits.bias is None else logits.bias[v_start:],
+        "bias_ptr": anchor if logits.bias is None else logits.bias[v_start:].contiguous(),
         "temperature_ptr": logits.temperature if per_token else anchor,
         "v_start": v_start,
         "temperature": 1.0 if per_token else float(logits.temperature),

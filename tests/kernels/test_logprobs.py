@@ -214,6 +214,31 @@ def test_strided_inputs(impl):
     torch.testing.assert_close(out.logprobs, reference.logprobs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("impl", FUSED)
+def test_every_input_may_be_strided(impl):
+    """Kernels read flat memory: strided targets, bias, temperature and upstream gradients, transposed logits."""
+    x = head_inputs(N, V, D, bias=True)
+    every_other = lambda t: torch.stack([t, torch.full_like(t, 3)], -1).flatten()[::2]  # noqa: E731
+    temperature, upstream = torch.linspace(0.5, 2.0, N), (torch.linspace(-1, 1, N), torch.linspace(1, 2, N))
+    plain = {"bias": x.bias, "temperature": temperature}
+    strided = {"bias": every_other(x.bias), "temperature": every_other(temperature)}
+    want = gradients(lambda y: fused_logprobs(y.hidden, y.weight, x.targets, impl=impl, **plain), x, upstream, ("hidden",))
+    got = gradients(
+        lambda y: fused_logprobs(y.hidden, y.weight, every_other(x.targets), impl=impl, **strided),
+        x,
+        tuple(map(every_other, upstream)),
+        ("hidden",),
+    )
+    assert all(torch.equal(a, b) for a, b in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True))
+
+    columns = (x.hidden @ x.weight.T).T.contiguous().requires_grad_()
+    out = logprobs_from_logits(columns.T, x.targets, impl=impl)
+    expected = logprobs_from_logits(columns.T.detach().contiguous(), x.targets, impl="reference")
+    torch.testing.assert_close(out.logprobs, expected.logprobs, rtol=1e-5, atol=1e-5)
+    out.entropy.sum().backward()
+    assert columns.grad.shape == columns.shape and torch.isfinite(columns.grad).all()
+
+
 def test_all_outputs_are_zero_without_tokens():
     x = head_inputs(N, V, D).requires_grad("hidden", "weight")
     out = fused_logprobs(x.hidden, x.weight, torch.full((N,), -100))
