@@ -246,7 +246,7 @@ def logprobs_from_logits(
         LogprobsOutput(logprobs, entropy, logsumexp), each (...) fp32, nats.
     Gradients: logits, in their dtype; exactly 0 in ignored rows.
     Raises: ValueError - shape, device, range; TypeError - dtype.
-    Notes: fp32 statistics whatever the dtype; no copy of the logits is made in either direction, unless their last dimension is not contiguous.
+    Notes: fp32 statistics whatever the dtype; the logits are not copied in either direction, unless their last dimension is strided.
     """
     check_common(impl, temperature, softcap, None)
     check_logits(logits, targets, impl)
