@@ -91,7 +91,7 @@ def test_the_loss_is_its_definition(policy: Policy, samples: list[Sample], name:
     expected = reference_loss(policy, samples, batch, OBJECTIVES[name])
     expected.backward()
     expected_gradient = torch.cat([p.grad.flatten() for p in policy.model.parameters()])
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
     assert (gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
 
 
@@ -101,7 +101,7 @@ def test_strictly_on_policy_the_ratio_is_one(policy: Policy, samples: list[Sampl
     assert float(output.metrics["ratio_mean"]) == 1.0 and float(output.metrics["clip_frac"]) == 0.0
     weights = torch.tensor([len(samples[row].tokens) for row in batch.rows]) / output.entropy.count_nonzero()
     expected = -(weights * batch.advantages).sum() - (batch.entropy_coef[:, None] * output.entropy).sum() / batch.loss_mask.sum()
-    assert output.loss.item() == pytest.approx(float(expected), rel=1e-5)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_measure_agrees_with_the_rollout_and_the_loss(policy: Policy, samples: list[Sample]) -> None:
