@@ -9,9 +9,9 @@ demo: $(VENV)/.train
 	$(BIN)/aer-train demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: lint
-	$(BIN)/pytest -q
-	$(BIN)/pytest -q -m compile
 	$(BIN)/pytest -q -m gpu
+	$(BIN)/pytest -q -m compile
+	$(BIN)/pytest -q
 
 test-vllm: $(VENV)-vllm/.ready  # vLLM's CPU build in an environment of its own (3.5 GB)
 	$(VENV)-vllm/bin/pytest -q -m vllm
