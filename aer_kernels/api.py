@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from aer_kernels import reference
-from aer_kernels.autograd import FusedLogprobs, FusedPolicyLoss, LogprobsFromLogits, Tokens
-from aer_kernels.chunked import HeadNeeds
 from aer_kernels.objectives.aggregation import Aggregation, aggregate
 from aer_kernels.objectives.policy import Objective, ObjectiveConfig, PolicyInputs, policy_metrics, policy_tokens
-from aer_kernels.plan import plan_logprobs, plan_policy_loss
-from aer_kernels.prepare import autocast, check_common, loss_tokens, objective_config
-from aer_kernels.validate import check_head, check_logits, per_token
+from aer_kernels.operators import HeadArguments, LogitsArguments, PolicyArguments, logits_statistics, logprobs, policy_loss
+from aer_kernels.prepare import check_common, check_row_tol, find_tokens, objective_config, prepare_head
+from aer_kernels.validate import check_impl, check_logits
 
 Implementation = Literal["auto", "triton", "torch", "reference"]
 
@@ -49,66 +48,89 @@ def fused_logprobs(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
+    lora_a: Tensor | None = None,
+    lora_b: Tensor | None = None,
+    lora_scale: float = 1.0,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     loss_mask: Tensor | None = None,
     ignore_index: int = -100,
+    main_grad: Tensor | None = None,
+    vocab_group: dist.ProcessGroup | None = None,
+    vocab_start: int | None = None,
+    select_rows: bool | None = None,
+    batch_invariant: bool = False,
     memory_budget: int | None = None,
     impl: Implementation = "auto",
     debug_checks: bool | None = None,
 ) -> LogprobsOutput:
     """Log-prob of each target and entropy of each token's distribution, both differentiable, without the (N, V) logits.
 
-        z = cap(hidden @ weight.T + bias) / temperature
+        z = cap(hidden @ weight.T + lora_scale * (hidden @ lora_a.T) @ lora_b.T + bias) / temperature
         logprobs[n] = z[n, y_n] - logsumexp_v z[n, v]
         entropy[n]  = -sum_v p[n, v] log p[n, v],   p = softmax(z)
 
     Args:
         hidden: (..., D) fp32, bf16 or fp16 (fp64 with impl "torch" or "reference"). Final hidden states.
-        weight: (V, D), dtype of hidden. The lm_head; any V.
+        weight: (V, D), dtype of hidden. The lm_head; any V. A DTensor (FSDP2) is gathered; its gradient is the sum over the mesh.
         targets: (...) int64 or int32, in [0, V) or ignore_index.
         bias: (V,) float, may hold -inf (padded vocabulary).
+        lora_a, lora_b, lora_scale: (r, D) and (V, r), dtype of hidden: a low-rank update of the head.
         temperature: > 0, dimensionless, divides the logits; a float or a per-token tensor (not differentiable).
         softcap: > 0 or None: z = softcap * tanh(z / softcap) before the temperature; -inf stays -inf.
-        loss_mask: (...) bool or 0/1; tokens at 0 are left out of every product. None: all tokens.
+        loss_mask: (...) bool or 0/1; tokens at 0 are left out. None: all tokens.
         ignore_index: target that leaves a token out.
-        memory_budget: bound in bytes on the workspace beyond inputs and outputs; None lets `aer_kernels.plan` choose.
+        main_grad: (V, D) fp32: grad_weight is added to it, and weight.grad stays as it was.
+        vocab_group: ranks over which the vocabulary is split: weight, bias and lora_b are this rank's consecutive rows, in rank order;
+            hidden and targets (ids of the whole vocabulary) are the same on every rank, and so are the results and grad_hidden.
+        vocab_start: first vocabulary row of this rank; None: rank * V, for shards of one size.
+        select_rows: leave tokens that do not count out of every product. Costs one device read a call on a GPU. False: all N rows are
+            computed, and the host never waits. None: True, unless a CUDA graph is being captured.
+        batch_invariant: every product has one shape whatever N is, so that a token's results and grad_hidden have the same bits in every
+            batch, and the same log-probs in `fused_policy_loss`. Slower: blocks of 512 rows (64 on a CPU).
+        memory_budget: bound in bytes on the workspace beyond inputs and outputs; None lets `aer_kernels.plan` choose. A budget with room to
+            spare keeps logits of the first tokens, which then are not recomputed.
         impl: "triton" (GPU, or the interpreter), "torch" (any device), "reference" (full logits, autograd) or "auto": Triton on a GPU,
             else torch.
-        debug_checks: check the values of targets and temperature (a device sync on a GPU). None: only on a CPU. Unchecked, a target
+        debug_checks: check the values of targets and temperature (a device read on a GPU). None: only on a CPU. Unchecked, a target
             outside the vocabulary gives NaN.
     Returns:
         LogprobsOutput(logprobs, entropy, logsumexp), each (...) fp32 (fp64 for fp64 inputs), nats.
     Gradients:
-        hidden, weight and bias, each formed only when needed, from any per-token upstream gradients of logprobs and entropy; tokens whose
-        upstream gradients are all exactly 0 cost nothing. Not twice differentiable.
+        hidden, weight, bias, lora_a and lora_b, each only when needed, from any per-token upstream gradients of logprobs and entropy;
+        tokens whose upstream gradients are all 0 cost nothing. Not twice differentiable.
     Raises:
         ValueError - shape, device, range, or a budget that is too small; TypeError - dtype.
     Notes:
         fp32 logits, statistics and accumulation of gradients; deterministic (no atomics). 2 N*V*D FLOPs forward, 6 backward (the logits are
-        recomputed); saves hidden, weight and 16 bytes a token. `aer_kernels.plan.plan_logprobs` predicts the workspace.
+        recomputed); saves hidden, weight and 16 bytes a token. `aer_kernels.plan.plan_logprobs` predicts the workspace. One opaque operator
+        for torch.compile.
     Source: the derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
-    check_common(impl, temperature, softcap, memory_budget)
-    hidden, weight, bias = autocast(hidden, weight, bias)
-    check_head(hidden, weight, targets, bias, impl)
-    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    if impl == "reference":
-        return _reference_logprobs(flat, weight, bias, tokens, targets.shape)
-    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, weight, bias)]
-    plan = plan_logprobs(
-        tokens.targets.numel(),
-        *weight.shape,
-        dtype=hidden.dtype,
-        device=hidden.device,
-        in_place=tokens.backend.WRITES_IN_PLACE,
-        needs_grad_hidden=needs[0],
-        needs_grad_weight=needs[1],
+    head, _ = prepare_head(
+        hidden,
+        weight,
+        targets,
+        bias=bias,
+        lora_a=lora_a,
+        lora_b=lora_b,
+        lora_scale=lora_scale,
+        temperature=temperature,
+        softcap=softcap,
+        loss_mask=loss_mask,
+        ignore_index=ignore_index,
+        main_grad=main_grad,
+        vocab_group=vocab_group,
+        vocab_start=vocab_start,
+        select_rows=select_rows,
+        batch_invariant=batch_invariant,
         memory_budget=memory_budget,
+        impl=impl,
+        debug_checks=debug_checks,
     )
-    outputs = FusedLogprobs.apply(flat, weight, bias, tokens, plan)
-    return LogprobsOutput(*(x.reshape(targets.shape) for x in outputs))
+    outputs = _reference_statistics(head) if impl == "reference" else logprobs(*head, main_grad)
+    found, entropy, logsumexp = (x.reshape(targets.shape) for x in outputs[:3])
+    return LogprobsOutput(found, entropy, logsumexp.detach())
 
 
 def fused_policy_loss(
@@ -118,6 +140,9 @@ def fused_policy_loss(
     *,
     advantages: Tensor,
     bias: Tensor | None = None,
+    lora_a: Tensor | None = None,
+    lora_b: Tensor | None = None,
+    lora_scale: float = 1.0,
     old_logprobs: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
     importance_weights: Tensor | None = None,
@@ -135,6 +160,12 @@ def fused_policy_loss(
     entropy_normalizer: float | Tensor | None = None,
     temperature: float | Tensor = 1.0,
     softcap: float | None = None,
+    row_tol: float | None = None,
+    main_grad: Tensor | None = None,
+    vocab_group: dist.ProcessGroup | None = None,
+    vocab_start: int | None = None,
+    select_rows: bool | None = None,
+    batch_invariant: bool = False,
     memory_budget: int | None = None,
     impl: Implementation = "auto",
     debug_checks: bool | None = None,
@@ -150,8 +181,8 @@ def fused_policy_loss(
     normalizer = responses * longest response. A sequence-level ratio (GSPO) is `aer_kernels.objectives.sequence` on `fused_logprobs`.
 
     Args:
-        hidden, weight, targets, bias, temperature, softcap, loss_mask, ignore_index, memory_budget, impl, debug_checks: as in
-            `fused_logprobs`.
+        hidden, weight, targets, bias, lora_a, lora_b, lora_scale, temperature, softcap, loss_mask, ignore_index, main_grad, vocab_group,
+            vocab_start, select_rows, batch_invariant, memory_budget, impl, debug_checks: as in `fused_logprobs`.
         advantages: float, broadcastable to targets (for example (B, 1)).
         old_logprobs: like targets, nats, of the policy that the ratio refers to; None means strictly on-policy (ratio 1, with gradient).
         ref_logprobs: like targets, nats, for the KL term; needed when kl_coef > 0.
@@ -167,63 +198,75 @@ def fused_policy_loss(
             (token_mean) or sequences (sequence_mean).
         entropy_normalizer: > 0: denominator of the entropy term, m_n = 1 / entropy_normalizer. None: normalizer for token_mean, else this
             call's loss tokens, so that a coefficient means the same under every aggregation.
+        row_tol: >= 0: leave tokens out of the gradient products for which |ds/dlogprob| (1 - p_y) + entropy_coef H <= row_tol: half the
+            bound on the L1 norm of their d(loss)/d(logits), before the division by normalizer. 0 leaves out exactly those without a
+            gradient, such as clipped ratios. Each chunk then costs a device read. None: 0 on a CPU, where reading is free, else off.
     Returns:
-        PolicyLossOutput(loss, logprobs, entropy, metrics). metrics: num_tokens, num_grad_tokens (rows in the backward products),
-        clip_frac and its parts clip_frac_low, clip_frac_high, clip_frac_dual, ratio_mean, ratio_max, approx_kl (to old_logprobs, nats),
-        entropy (nats), and ref_kl (nats) with ref_logprobs.
+        PolicyLossOutput(loss, logprobs, entropy, metrics). metrics: num_tokens, num_grad_tokens (tokens with a gradient), clip_frac and its
+        parts clip_frac_low, clip_frac_high, clip_frac_dual, ratio_mean, ratio_max, approx_kl (to old_logprobs, nats), entropy (nats),
+        dropped_l1 (bound on the L1 norm of the d(loss)/d(logits) that row_tol left out), and ref_kl (nats) with ref_logprobs.
     Gradients:
-        loss w.r.t. hidden, weight and bias, each formed only when needed.
+        loss w.r.t. hidden, weight, bias, lora_a and lora_b, each formed only when needed.
     Raises:
         ValueError - shape, device, range, or a budget that is too small; TypeError - dtype.
     Notes:
         fp32 logits, statistics and accumulation of grad_weight; deterministic. 6 N*V*D FLOPs, 2 for a row whose gradient is exactly zero
-        (zero advantage and coefficient), and no gradient products for clipped ratios. The log-ratio is clamped to +-20. Holds the gradients
-        of hidden and weight from the forward to the backward pass. `aer_kernels.plan.plan_policy_loss` predicts the workspace.
+        (zero advantage and coefficient). The log-ratio is clamped to +-20. Holds the gradients of hidden and weight from the forward to the
+        backward pass, rounded once to their dtype. `aer_kernels.plan.plan_policy_loss` predicts the workspace.
     Source: the entropy term is this project's form of arXiv:2510.10959; PPO arXiv:1707.06347, dual clip arXiv:1912.09729,
         DAPO arXiv:2503.14476, Dr.GRPO arXiv:2503.20783, CISPO arXiv:2506.13585.
         The derivation is in `aer_kernels.reference`, equations (1)-(16).
     """
-    check_common(impl, temperature, softcap, memory_budget)
     config = objective_config(objective, clip_low, clip_high, dual_clip, kl_coef, ref_logprobs)
-    hidden, weight, bias = autocast(hidden, weight, bias)
-    check_head(hidden, weight, targets, bias, impl)
-    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, weight.shape[0], impl, debug_checks, hidden.dtype)
+    check_row_tol(row_tol, batch_invariant)
+    head, tokens = prepare_head(
+        hidden,
+        weight,
+        targets,
+        bias=bias,
+        lora_a=lora_a,
+        lora_b=lora_b,
+        lora_scale=lora_scale,
+        temperature=temperature,
+        softcap=softcap,
+        loss_mask=loss_mask,
+        ignore_index=ignore_index,
+        main_grad=main_grad,
+        vocab_group=vocab_group,
+        vocab_start=vocab_start,
+        select_rows=select_rows,
+        batch_invariant=batch_invariant,
+        memory_budget=memory_budget,
+        impl=impl,
+        debug_checks=debug_checks,
+    )
     dtype = torch.promote_types(hidden.dtype, torch.float32)
 
-    def compact(name: str, value: Tensor) -> Tensor:
-        return tokens.compact(per_token(name, value, targets).to(dtype))
+    def clean(name: str, value: Tensor | None) -> Tensor | None:
+        return None if value is None else tokens.clean(name, value, targets, dtype)
 
-    weighting = aggregate(aggregation, targets, tokens.rows, sequence_ids, normalizer, entropy_normalizer, dtype)
-    advantage = compact("advantages", advantages)
+    weighting = aggregate(aggregation, targets, tokens.keep, sequence_ids, normalizer, entropy_normalizer, dtype)
+    advantage = tokens.clean("advantages", advantages, targets, dtype)
     if importance_weights is not None:
-        advantage = advantage * compact("importance_weights", importance_weights)
+        advantage = advantage * tokens.clean("importance_weights", importance_weights, targets, dtype)
     coef = entropy_coef if isinstance(entropy_coef, Tensor) else torch.full((), float(entropy_coef), dtype=dtype, device=hidden.device)
     inputs = PolicyInputs(
         advantage,
         weighting.weights,
-        compact("entropy_coef", coef) * weighting.entropy_ratio,
-        None if old_logprobs is None else compact("old_logprobs", old_logprobs),
-        None if ref_logprobs is None else compact("ref_logprobs", ref_logprobs),
+        tokens.clean("entropy_coef", coef, targets, dtype) * weighting.entropy_ratio,
+        clean("old_logprobs", old_logprobs),
+        clean("ref_logprobs", ref_logprobs),
     )
-    flat = hidden.reshape(-1, hidden.shape[-1])
     if impl == "reference":
-        loss, logprobs, entropy = _reference_policy_loss(flat, weight, bias, tokens, inputs, config, weighting.scale)
+        loss, found, entropy, dropped = _reference_policy_loss(head, inputs, config, weighting.scale)
     else:
-        needs = HeadNeeds(*(torch.is_grad_enabled() and x is not None and x.requires_grad for x in (hidden, weight, bias)))
-        plan = plan_policy_loss(
-            tokens.targets.numel(),
-            *weight.shape,
-            dtype=hidden.dtype,
-            device=hidden.device,
-            in_place=tokens.backend.WRITES_IN_PLACE,
-            needs_grad_hidden=needs.hidden,
-            needs_grad_weight=needs.weight,
-            memory_budget=memory_budget,
-        )
-        loss, logprobs, entropy = FusedPolicyLoss.apply(flat, weight, bias, tokens, plan, inputs, config, weighting.scale, needs)
-    found = tokens.compact(logprobs), tokens.compact(entropy)
-    metrics = policy_metrics(policy_tokens(*found, inputs, config), found[1], inputs)
-    return PolicyLossOutput(loss, logprobs.reshape(targets.shape), entropy.reshape(targets.shape), metrics)
+        constants = (config.kind, config.clip_low, config.clip_high, config.dual_clip, config.kl_coef)
+        policy = PolicyArguments(*inputs, weighting.scale, *constants, row_tol)
+        loss, found, entropy, dropped = policy_loss(*head, *policy, main_grad)[:4]
+    found, entropy = found.detach(), entropy.detach()
+    metrics = policy_metrics(policy_tokens(found, entropy, inputs, config), entropy, inputs, tokens.keep)
+    metrics["dropped_l1"] = dropped.detach()
+    return PolicyLossOutput(loss, found.reshape(targets.shape), entropy.reshape(targets.shape), metrics)
 
 
 def logprobs_from_logits(
@@ -234,6 +277,7 @@ def logprobs_from_logits(
     softcap: float | None = None,
     loss_mask: Tensor | None = None,
     ignore_index: int = -100,
+    inplace_backward: bool = False,
     impl: Implementation = "auto",
     debug_checks: bool | None = None,
 ) -> LogprobsOutput:
@@ -242,55 +286,64 @@ def logprobs_from_logits(
     Args:
         logits: (..., V) fp32, bf16 or fp16 (fp64 with impl "torch" or "reference").
         targets, temperature, softcap, loss_mask, ignore_index, impl, debug_checks: as in `fused_logprobs`.
+        inplace_backward: write the gradient over the logits instead of into (N, V) memory of its own. The logits are lost: whoever else
+            reads them after the backward pass reads their gradient, and a second backward pass is an error.
     Returns:
         LogprobsOutput(logprobs, entropy, logsumexp), each (...) fp32, nats.
     Gradients: logits, in their dtype; exactly 0 in ignored rows.
     Raises: ValueError - shape, device, range; TypeError - dtype.
-    Notes: fp32 statistics whatever the dtype; the logits are not copied in either direction, unless their last dimension is strided.
+    Notes:
+        One read of the rows that count forward, one read and one write backward; fp32 statistics whatever the dtype; no device read. The
+        logits are not copied in either direction, unless their last dimension is strided.
     """
     check_common(impl, temperature, softcap, None)
     check_logits(logits, targets, impl)
-    tokens = loss_tokens(targets, loss_mask, ignore_index, temperature, softcap, logits.shape[-1], impl, debug_checks, logits.dtype)
+    check_impl(impl, logits.device)
+    tokens = find_tokens(targets, loss_mask, ignore_index, temperature, 0, logits.shape[-1], debug_checks, logits.dtype)
     flat = logits.reshape(-1, logits.shape[-1])
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     if impl == "reference":
-        rows = flat if tokens.rows is None else flat.index_select(0, tokens.rows)
-        identity = torch.promote_types(flat.dtype, torch.float32)
-        z = reference.temper(rows.to(identity), None, tokens.temperature, softcap)
-        outputs = (tokens.spread(x, flat.shape[0]) for x in reference.token_statistics(z, tokens.targets))
+        outputs = _reference_rows(flat, None, tokens.targets, tokens.keep, tokens.token_temperature, tokens.temperature, softcap)
     else:
-        outputs = LogprobsFromLogits.apply(flat, tokens)
-    return LogprobsOutput(*(x.reshape(targets.shape) for x in outputs))
+        rows = LogitsArguments(flat, tokens.targets, tokens.keep, tokens.token_temperature, tokens.temperature, softcap, impl)
+        outputs = logits_statistics(*rows, inplace_backward)
+    found, entropy, logsumexp = (x.reshape(targets.shape) for x in outputs[:3])
+    return LogprobsOutput(found, entropy, logsumexp.detach())
 
 
-def _reference_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tokens, shape: torch.Size) -> LogprobsOutput:
-    found = _reference_statistics(hidden, weight, bias, tokens)
-    logprobs, entropy, logsumexp = (tokens.spread(x, hidden.shape[0]).reshape(shape) for x in found)
-    return LogprobsOutput(logprobs, entropy, logsumexp.detach())
+def _reference_statistics(head: HeadArguments) -> tuple[Tensor, ...]:
+    dtype = torch.promote_types(head.hidden.dtype, torch.float32)
+    with torch.autocast(head.hidden.device.type, enabled=False):
+        raw = head.hidden.to(dtype) @ head.weight.to(dtype).T
+        if head.lora_hidden is not None and head.lora_weight is not None:
+            raw = raw + head.lora_hidden.to(dtype) @ head.lora_weight.to(dtype).T
+        return _reference_rows(raw, head.bias, head.targets, head.keep, head.token_temperature, head.temperature, head.softcap)
+
+
+def _reference_rows(
+    raw: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    keep: Tensor,
+    token_temperature: Tensor | None,
+    temperature: float,
+    softcap: float | None,
+) -> tuple[Tensor, ...]:
+    """Equations (2)-(5) for the rows that count, 0 elsewhere."""
+    rows = keep.nonzero().squeeze(1)
+    divisor = temperature if token_temperature is None else token_temperature[rows]
+    z = reference.temper(raw[rows].to(torch.promote_types(raw.dtype, torch.float32)), bias, divisor, softcap)
+    return tuple(x.new_zeros(keep.numel()).index_copy(0, rows, x) for x in reference.token_statistics(z, targets[rows]))
 
 
 def _reference_policy_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tokens: Tokens,
-    inputs: PolicyInputs,
-    config: ObjectiveConfig,
-    scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    logprobs, entropy, _ = _reference_statistics(hidden, weight, bias, tokens)
+    head: HeadArguments, inputs: PolicyInputs, config: ObjectiveConfig, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    found, entropy, _ = _reference_statistics(head)
     terms = -reference.policy_surrogate(
-        logprobs, inputs.old_logprobs, inputs.advantages, config.kind, config.clip_low, config.clip_high, config.dual_clip
+        found, inputs.old_logprobs, inputs.advantages, config.kind, config.clip_low, config.clip_high, config.dual_clip
     )
     if inputs.ref_logprobs is not None and config.kl_coef != 0:
-        terms = terms + config.kl_coef * reference.reference_kl(logprobs, inputs.ref_logprobs)
-    loss = (inputs.weights * terms - inputs.entropy_weights * entropy).sum() * scale
-    return loss, tokens.spread(logprobs.detach(), hidden.shape[0]), tokens.spread(entropy.detach(), hidden.shape[0])
-
-
-def _reference_statistics(hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    rows = hidden if tokens.rows is None else hidden.index_select(0, tokens.rows)
-    with torch.autocast(hidden.device.type, enabled=False):
-        raw = rows.to(dtype) @ weight.to(dtype).T
-        return reference.token_statistics(reference.temper(raw, bias, tokens.temperature, tokens.softcap), tokens.targets)
+        terms = terms + config.kl_coef * reference.reference_kl(found, inputs.ref_logprobs)
+    loss = torch.where(head.keep, inputs.weights * terms - inputs.entropy_weights * entropy, 0.0).sum() * scale
+    return loss, found, entropy, torch.zeros_like(loss)

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from aer_kernels import reference
-from aer_kernels.autograd import Tokens
 from aer_kernels.objectives.policy import ObjectiveConfig
-from aer_kernels.validate import IMPLEMENTATIONS, check_at_least, check_choice, check_positive, check_values, per_token, row_backend
+from aer_kernels.operators import HeadArguments
+from aer_kernels.validate import (
+    IMPLEMENTATIONS,
+    check_at_least,
+    check_choice,
+    check_group,
+    check_head,
+    check_impl,
+    check_lora,
+    check_main_grad,
+    check_positive,
+    check_values,
+    per_token,
+)
 
 
 def check_common(impl: str, temperature: float | Tensor, softcap: float | None, memory_budget: int | None) -> None:
@@ -38,38 +53,142 @@ def objective_config(
     return ObjectiveConfig(objective, clip_low, clip_high, dual_clip, kl_coef)  # type: ignore[arg-type]
 
 
-def autocast(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What F.linear would do under torch.autocast: cast both operands to its dtype."""
-    if isinstance(hidden, Tensor) and isinstance(weight, Tensor) and torch.is_autocast_enabled(hidden.device.type):
+def check_row_tol(row_tol: float | None, batch_invariant: bool) -> None:
+    """A tolerance that goes with the other options."""
+    if row_tol is None:
+        return
+    check_at_least("row_tol", row_tol, 0)
+    if batch_invariant:
+        raise ValueError(f"row_tol must be None with batch_invariant, got {row_tol}: leaving out rows changes the shapes of the products")
+
+
+def autocast(hidden: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """What F.linear would do under torch.autocast: cast the operands to its dtype."""
+    given = (hidden, *others)
+    if isinstance(hidden, Tensor) and torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        return hidden.to(dtype), weight.to(dtype), bias
-    return hidden, weight, bias
+        return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in given)
+    return given
 
 
-def loss_tokens(
+def prepare_head(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None,
+    lora_a: Tensor | None,
+    lora_b: Tensor | None,
+    lora_scale: float,
+    temperature: float | Tensor,
+    softcap: float | None,
+    loss_mask: Tensor | None,
+    ignore_index: int,
+    main_grad: Tensor | None,
+    vocab_group: dist.ProcessGroup | None,
+    vocab_start: int | None,
+    select_rows: bool | None,
+    batch_invariant: bool,
+    memory_budget: int | None,
+    impl: str,
+    debug_checks: bool | None,
+) -> tuple[HeadArguments, Tokens]:
+    """Check everything that the functions on a linear head share and bring it into the form that the operators take."""
+    check_common(impl, temperature, softcap, memory_budget)
+    check_group(vocab_group, vocab_start, impl)
+    weight, bias, lora_b = (local_weight(x, vocab_group) for x in (weight, bias, lora_b))
+    lora_a = local_weight(lora_a, None)
+    hidden, weight, lora_a, lora_b = autocast(hidden, weight, lora_a, lora_b)
+    check_head(hidden, weight, targets, bias, impl)
+    check_impl(impl, hidden.device)
+    check_lora(hidden, weight, lora_a, lora_b)
+    check_main_grad(main_grad, weight)
+    start, vocab_size = 0, None if vocab_group is not None else weight.shape[0]
+    if vocab_group is not None:
+        start = dist.get_rank(vocab_group) * weight.shape[0] if vocab_start is None else vocab_start
+    tokens = find_tokens(targets, loss_mask, ignore_index, temperature, start, vocab_size, debug_checks, hidden.dtype)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    lora_hidden = None if lora_a is None else (flat @ lora_a.T) * lora_scale
+    inputs = (flat, weight, lora_hidden, lora_b, bias)
+    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+    needs[1] = needs[1] or (torch.is_grad_enabled() and main_grad is not None)
+    head = HeadArguments(
+        *inputs,
+        targets=tokens.targets,
+        keep=tokens.keep,
+        token_temperature=tokens.token_temperature,
+        temperature=tokens.temperature,
+        softcap=softcap,
+        impl=impl,
+        memory_budget=memory_budget,
+        select_rows=selects_rows(select_rows, hidden.device),
+        batch_invariant=batch_invariant,
+        group=None if vocab_group is None else vocab_group.group_name,
+        needs=needs,
+    )
+    return head, tokens
+
+
+def local_weight(weight: Any, vocab_group: object) -> Any:
+    """A plain tensor from a sharded parameter (DTensor, as FSDP2 makes them), with a gradient that is whole.
+
+    Every rank of the mesh has its own tokens, so the gradient of the gathered weight is the sum over ranks; plain `full_tensor()` would
+    hand each rank a slice of its own. With a vocab_group the shard itself is the head.
+    """
+    if not hasattr(weight, "device_mesh"):  # also None
+        return weight
+    if vocab_group is not None:
+        return weight.to_local()
+    from torch.distributed.tensor import Partial
+
+    return weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Targets and temperatures of all N tokens, and which of them count."""
+
+    targets: Tensor
+    """(N,) int64, in the vocabulary even where the token does not count."""
+    keep: Tensor
+    """(N,) bool"""
+    token_temperature: Tensor | None
+    """(N,), or None for `temperature`."""
+    temperature: float
+
+    def clean(self, name: str, value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """A per-token input of the user, flat, with 0 at tokens that do not count, whatever it holds there."""
+        return torch.where(self.keep, per_token(name, value, like).to(dtype), 0.0)
+
+
+def find_tokens(
     targets: Tensor,
     loss_mask: Tensor | None,
     ignore_index: int,
     temperature: float | Tensor,
-    softcap: float | None,
-    vocab_size: int,
-    impl: str,
+    vocab_start: int,
+    vocab_size: int | None,
     debug_checks: bool | None,
     dtype: torch.dtype,
 ) -> Tokens:
-    """Find the tokens that count. The only device sync of a call whose tokens are all kept is the size of this index."""
-    device, flat = targets.device, targets.reshape(-1).long().contiguous()
+    """Find the tokens that count. No device read, unless values are to be checked."""
+    flat = targets.reshape(-1).long()
     keep = flat != ignore_index
     if loss_mask is not None:
         keep = keep & (per_token("loss_mask", loss_mask, targets, integer=not loss_mask.is_floating_point()) != 0)
-    rows = keep.nonzero().squeeze(1)
-    selected = None if rows.numel() == flat.numel() else rows
+    per_row = None
     if isinstance(temperature, Tensor):
-        temperature = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))
-        temperature = temperature.contiguous() if selected is None else temperature.index_select(0, selected)
-    if selected is not None:
-        flat = flat.index_select(0, selected)
-    if debug_checks or (debug_checks is None and device.type == "cpu"):
-        check_values(flat, vocab_size, temperature)
-    backend = reference if impl == "reference" else row_backend(impl, device)
-    return Tokens(selected, flat, temperature, softcap, backend)
+        per_row = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))
+    if debug_checks or (debug_checks is None and targets.device.type == "cpu" and not torch.compiler.is_compiling()):
+        check_values(flat[keep], vocab_size, None if per_row is None else per_row[keep])
+    if per_row is not None:
+        per_row = torch.where(keep, per_row, 1.0)
+    inside = torch.where(keep, flat - vocab_start, 0)
+    return Tokens(inside, keep, per_row, 1.0 if isinstance(temperature, Tensor) else float(temperature))
+
+
+def selects_rows(select_rows: bool | None, device: torch.device) -> bool:
+    """Whether rows are selected, at the cost of one device read a call: unless a CUDA graph is being captured, which forbids it."""
+    if select_rows is None:
+        return device.type == "cpu" or not torch.cuda.is_current_stream_capturing()
+    return select_rows

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LOG_ZERO = -1e4
+"""Stands in for a log-prob of -inf where it is multiplied by its probability, which is exactly 0 there."""
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -19,18 +22,12 @@ class Logits:
     softcap: float | None = None
     """> 0."""
 
-    def take(self, rows: Tensor | None) -> Logits:
-        """The same for some rows only (None: all)."""
-        if rows is None or not isinstance(self.temperature, Tensor):
-            return self
-        return Logits(self.bias, self.temperature.index_select(0, rows), self.softcap)
-
     def part(self, rows: slice) -> Logits:
         """The same for a slice of the rows."""
         return Logits(self.bias, self.temperature[rows], self.softcap) if isinstance(self.temperature, Tensor) else self
 
-    def temperature_of(self, rows: slice) -> float | Tensor:
-        """Divisor that broadcasts over a slice of rows: a float or (n, 1)."""
+    def temperature_of(self, rows: slice | Tensor) -> float | Tensor:
+        """Divisor that broadcasts over some rows: a float or (n, 1)."""
         return self.temperature[rows].unsqueeze(1) if isinstance(self.temperature, Tensor) else self.temperature
 
 
@@ -55,20 +52,35 @@ class RowStatistics:
         packed[3] = torch.nan
         return RowStatistics(*packed.unbind(0))
 
-    def part(self, rows: slice) -> RowStatistics:
-        """Views of a slice of the rows."""
-        return RowStatistics(self.maximum[rows], self.sum_exp[rows], self.sum_centred[rows], self.target_logit[rows])
+    def vectors(self) -> tuple[Tensor, ...]:
+        """m, s, t, z_y."""
+        return self.maximum, self.sum_exp, self.sum_centred, self.target_logit
 
-    def take(self, rows: Tensor) -> RowStatistics:
-        """Copies of some rows."""
-        return RowStatistics(*(x.index_select(0, rows) for x in (self.maximum, self.sum_exp, self.sum_centred, self.target_logit)))
+    def packed(self) -> Tensor:
+        """(4, n)."""
+        return torch.stack(self.vectors())
 
-    def put(self, rows: Tensor, values: RowStatistics) -> None:
-        """Store the statistics of some rows."""
-        self.maximum[rows] = values.maximum
-        self.sum_exp[rows] = values.sum_exp
-        self.sum_centred[rows] = values.sum_centred
-        self.target_logit[rows] = values.target_logit
+    def part(self, rows: slice | Tensor) -> RowStatistics:
+        """Some of the rows: views of a slice, copies of others."""
+        return RowStatistics(*(x[rows] for x in self.vectors()))
+
+    def copy_(self, values: RowStatistics) -> None:
+        """Overwrite with the statistics of as many rows."""
+        for mine, theirs in zip(self.vectors(), values.vectors(), strict=True):
+            mine.copy_(theirs)
+
+    def merge(self, other: RowStatistics) -> RowStatistics:
+        """(16) for the union of two disjoint sets of columns."""
+        maximum = torch.maximum(self.maximum, other.maximum)
+        shift = maximum.masked_fill(maximum == -torch.inf, 0.0)
+        sum_exp, sum_centred = torch.zeros_like(maximum), torch.zeros_like(maximum)
+        for part in (self, other):
+            drop = (part.maximum - shift).clamp(min=LOG_ZERO)
+            scale = drop.exp()
+            sum_exp = sum_exp + scale * part.sum_exp
+            sum_centred = sum_centred + scale * (part.sum_centred + drop * part.sum_exp)
+        target_logit = torch.where(self.target_logit.isnan(), other.target_logit, self.target_logit)
+        return RowStatistics(maximum, sum_exp, sum_centred, target_logit)
 
     def logprobs(self) -> Tensor:
         """(z_y - m) - log s, nats."""

@@ -1,6 +1,6 @@
 """Row operations on blocks of raw logits in plain PyTorch: the same three functions as `aer_kernels.kernels`, for any device.
 
-Rows are walked in small groups that stay in the processor's cache, so beside the block only two scratch groups exist.
+Rows are walked in small groups that stay in the processor's cache, so beside the block only scratch groups exist.
 Equation numbers are those of `aer_kernels.reference`.
 """
 
@@ -11,26 +11,34 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from aer_kernels.gemm import statistics_dtype
+from aer_kernels.blocked.gemm import statistics_dtype
 from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, policy_tokens
-from aer_kernels.plan import group_rows
-from aer_kernels.statistics import Logits, RowStatistics, target_d_logits
+from aer_kernels.plan import TORCH_SCRATCH_COPIES, group_rows
+from aer_kernels.statistics import LOG_ZERO, Logits, RowStatistics, target_d_logits
 
-WRITES_IN_PLACE = False
-"""Whether low-precision d_logits can overwrite the fp32 block they are made from."""
-
-LOG_ZERO = -1e4
-"""Stands in for a log-prob of -inf where it is multiplied by its probability, which is exactly 0 there."""
+SCRATCH_COPIES = TORCH_SCRATCH_COPIES
+"""Copies of a row group that these functions make at most."""
 
 
-def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None) -> None:
-    """Fold a block of raw logits (n, Vb), columns v_start.. of the vocabulary, into the running statistics of its rows (16)."""
-    for g in _groups(stats.maximum.numel(), raw.shape[1]):
-        _update_group(_tempered(_take(raw, rows, g), logits, g, v_start), stats.part(g), targets[g], v_start)
+SCALED_ELEMENTS = 1 << 20
+"""Elements that `scale` holds in fp32 on their way."""
 
 
-def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int) -> None:
-    """(16) for one group of tempered logits, which are overwritten."""
+def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, keep: Tensor | None = None) -> None:
+    """Fold a block of raw logits (n, Vb), columns v_start.. of the vocabulary, into the running statistics of its rows (16).
+
+    keep: (n,) bool; other rows are left alone.
+    """
+    for g in _groups(raw, keep):
+        part = stats.part(g)
+        _update_group(_tempered(raw[g], logits, g, v_start), part, targets[g], v_start)
+        if isinstance(g, Tensor):
+            for whole, found in zip(stats.vectors(), part.vectors(), strict=True):
+                whole[g] = found
+
+
+def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int) -> Tensor:
+    """(16) for one group of tempered logits, which become z - m. Returns exp(z - m)."""
     _gather_targets(z, stats.target_logit, targets, v_start)
     new_max = torch.maximum(stats.maximum, z.amax(1))
     shift = new_max.masked_fill(new_max == -torch.inf, 0.0)  # all -inf so far: any finite shift gives exp(-inf) = 0
@@ -42,6 +50,7 @@ def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int
     stats.sum_centred.copy_(scale * (stats.sum_centred + drop * stats.sum_exp) + torch.linalg.vecdot(p, z))
     stats.sum_exp.copy_(scale * stats.sum_exp + p.sum(1))
     stats.maximum.copy_(new_max)
+    return p
 
 
 def d_logits(
@@ -53,68 +62,113 @@ def d_logits(
     targets: Tensor,
     logits: Logits,
     v_start: int,
-    rows: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> None:
-    """Write dL/d(raw) of (12)-(13) for a block of raw logits (n, Vb) into out, which may be the same memory."""
+    """Write dL/d(raw) of (12)-(13) for a block of raw logits (n, Vb) into out, which may be the same memory.
+
+    keep: (n,) bool; other rows become 0.
+    """
     at_target = target_d_logits(stats, grad_logprobs, grad_entropy)
-    for g in _groups(stats.maximum.numel(), raw.shape[1]):
-        z = _tempered(_take(raw, rows, g), logits, g, v_start)
+    if keep is not None:
+        out[~keep] = 0
+    for g in _groups(raw, keep):
+        z = _tempered(raw[g], logits, g, v_start, overwrite=_same_memory(raw, out))
         slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
-        grads = (None if x is None else x[g] for x in (grad_logprobs, grad_entropy))
-        d = _d_group(z, stats.part(g), *grads)
-        _set_targets(d, at_target[g], targets[g], v_start)
-        if slope is not None:
-            d.mul_(slope)
-        d.div_(logits.temperature_of(g))
-        out[g if rows is None else rows[g]] = d.to(out.dtype)
+        z.sub_(stats.maximum[g].unsqueeze(1))
+        d = _d_group(z, z.exp(), stats.part(g), *(None if x is None else x[g] for x in (grad_logprobs, grad_entropy)))
+        _finish_group(d, out, g, at_target[g], targets[g], logits, slope, v_start)
         del z, d, slope  # or the next group would be made while this one is still held
 
 
-def _d_group(z: Tensor, stats: RowStatistics, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> Tensor:
-    """(12) without its target term for one group of tempered logits, which are overwritten: p * (-g - e (logp + H))."""
-    logp = z.sub_(stats.maximum.unsqueeze(1)).sub_(stats.sum_exp.log().unsqueeze(1))
-    p = logp.exp()
+def _d_group(z: Tensor, p: Tensor, stats: RowStatistics, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> Tensor:
+    """(12) without its target term from z - m and exp(z - m): p / s * (-g - e (z - m - log s + H)). Overwrites z."""
     if grad_entropy is None:
         assert grad_logprobs is not None, "one of the two gradients is given"
-        return p.mul_(-grad_logprobs.unsqueeze(1))
-    constant = -grad_entropy * stats.entropy()
+        return torch.mul(p, (-grad_logprobs / stats.sum_exp).unsqueeze(1), out=z)
+    constant = -grad_entropy * (stats.entropy() - stats.sum_exp.log())
     if grad_logprobs is not None:
         constant = constant - grad_logprobs
-    return logp.clamp_(min=LOG_ZERO).mul_(-grad_entropy.unsqueeze(1)).add_(constant.unsqueeze(1)).mul_(p)
+    slope = (-grad_entropy / stats.sum_exp).unsqueeze(1)
+    return z.clamp_(min=LOG_ZERO).mul_(slope).add_((constant / stats.sum_exp).unsqueeze(1)).mul_(p)
 
 
 def policy_rows(
     raw: Tensor, out: Tensor, targets: Tensor, logits: Logits, inputs: PolicyInputs, config: ObjectiveConfig
 ) -> tuple[RowStatistics, Tensor]:
-    """Statistics of complete rows (n, V), then their policy-loss gradient into out. Returns the statistics and d(loss)/d(logprobs)."""
+    """Statistics of complete rows (n, V), then their policy-loss gradient into out, which may be the same memory.
+
+    Returns the statistics and d(loss)/d(logprobs), (n,).
+    """
     stats = RowStatistics.empty(raw.shape[0], statistics_dtype(raw.dtype), raw.device)
-    update_statistics(raw, stats, targets, logits, 0)
-    grad_logprobs = policy_tokens(stats.logprobs(), stats.entropy(), inputs, config).grad_logprobs
-    d_logits(raw, out, stats, grad_logprobs, -inputs.entropy_weights, targets, logits, 0)
-    return stats, grad_logprobs
+    slopes = torch.empty_like(stats.maximum)
+    for g in _groups(raw, None):
+        z = _tempered(raw[g], logits, g, 0, overwrite=_same_memory(raw, out))
+        softcap_slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
+        part, group_inputs = stats.part(g), inputs.part(g)
+        p = _update_group(z, part, targets[g], 0)
+        slopes[g] = policy_tokens(part.logprobs(), part.entropy(), group_inputs, config).grad_logprobs
+        grads = slopes[g], -group_inputs.entropy_weights
+        d = _d_group(z, p, part, *grads)
+        _finish_group(d, out, g, target_d_logits(part, *grads), targets[g], logits, softcap_slope, 0)
+        del z, p, d, softcap_slope
+    return stats, slopes
 
 
-def _groups(num_rows: int, width: int) -> Iterator[slice]:
-    size = group_rows(num_rows, width)
-    return (slice(i, min(i + size, num_rows)) for i in range(0, num_rows, size))
+def scale(values: Tensor, factor: Tensor, out: Tensor, *, add: bool) -> None:
+    """out = values * factor (0-dim), or += with `add`: in fp32, rounded once."""
+    rows = max(1, SCALED_ELEMENTS // max(values[:1].numel(), 1))
+    for start in range(0, values.shape[0], rows):
+        part = slice(start, start + rows)
+        found = values[part].to(factor.dtype) * factor
+        out[part] = out[part] + found if add else found
 
 
-def _take(raw: Tensor, rows: Tensor | None, group: slice) -> Tensor:
-    return raw[group] if rows is None else raw.index_select(0, rows[group])
+def _finish_group(
+    d: Tensor,
+    out: Tensor,
+    group: slice | Tensor,
+    at_target: Tensor,
+    targets: Tensor,
+    logits: Logits,
+    softcap_slope: Tensor | None,
+    v_start: int,
+) -> None:
+    """The target term of (12), the slope of (13), and the store."""
+    _set_targets(d, at_target, targets, v_start)
+    if softcap_slope is not None:
+        d.mul_(softcap_slope)
+    if isinstance(logits.temperature, Tensor) or logits.temperature != 1.0:
+        d.div_(logits.temperature_of(group))
+    if isinstance(group, Tensor) or d.data_ptr() != out[group].data_ptr():
+        out[group] = d.to(out.dtype)
 
 
-def _tempered(raw: Tensor, logits: Logits, group: slice, v_start: int) -> Tensor:
-    """Equation (2) on a copy of the group."""
-    z = raw.to(statistics_dtype(raw.dtype), copy=True)
+def _groups(raw: Tensor, keep: Tensor | None) -> Iterator[slice] | Iterator[Tensor]:
+    if keep is None:
+        size = group_rows(raw.shape[0], raw.shape[1])
+        return (slice(i, min(i + size, raw.shape[0])) for i in range(0, raw.shape[0], size))
+    rows = keep.nonzero().squeeze(1)
+    return iter(rows.split(group_rows(rows.numel(), raw.shape[1])) if rows.numel() else ())
+
+
+def _same_memory(raw: Tensor, out: Tensor) -> bool:
+    return raw.dtype == out.dtype and raw.data_ptr() == out.data_ptr()
+
+
+def _tempered(raw: Tensor, logits: Logits, group: slice | Tensor, v_start: int, *, overwrite: bool = False) -> Tensor:
+    """Equation (2), in place or on a copy of the group."""
+    z = raw if overwrite and isinstance(group, slice) else raw.to(statistics_dtype(raw.dtype), copy=True)
     if logits.bias is not None:
         z.add_(logits.bias[v_start : v_start + z.shape[1]])
     if logits.softcap is not None:
         masked = z == -torch.inf
         z.div_(logits.softcap).tanh_().mul_(logits.softcap).masked_fill_(masked, -torch.inf)
-    return z.div_(logits.temperature_of(group))
+    if isinstance(logits.temperature, Tensor) or logits.temperature != 1.0:
+        z.div_(logits.temperature_of(group))
+    return z
 
 
-def _softcap_slope(z: Tensor, logits: Logits, group: slice) -> Tensor:
+def _softcap_slope(z: Tensor, logits: Logits, group: slice | Tensor) -> Tensor:
     """1 - tanh^2 of (13) from the capped, tempered logits; 0 for masked columns, whose gradient is 0 anyway."""
     assert logits.softcap is not None, "called with a softcap only"
     tanh = (z * logits.temperature_of(group)).div_(logits.softcap).clamp_(min=-1.0)

@@ -17,6 +17,8 @@ def check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | N
     check_tensor("hidden", hidden)
     check_tensor("weight", weight)
     check_tensor("targets", targets)
+    if hasattr(hidden, "device_mesh"):
+        raise TypeError("hidden must be a plain tensor, got a DTensor: pass hidden.to_local()")
     _float_dtype("hidden", hidden, impl)
     if hidden.ndim < 1 or (hidden.ndim == 1 and targets.ndim != 0):
         raise ValueError(f"hidden must have shape (..., D), got {_shape(hidden)}")
@@ -35,6 +37,46 @@ def check_head(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | N
         if not bias.is_floating_point():
             raise TypeError(f"bias must have a float dtype, got {bias.dtype}")
         _same_device("bias", bias, hidden.device)
+
+
+def check_lora(hidden: Tensor, weight: Tensor, lora_a: Tensor | None, lora_b: Tensor | None) -> None:
+    """Shapes and dtypes of a low-rank update."""
+    if (lora_a is None) != (lora_b is None):
+        raise ValueError(f"lora_a and lora_b must be given together, got {_given(lora_a)} and {_given(lora_b)}")
+    if lora_a is None or lora_b is None:
+        return
+    check_tensor("lora_a", lora_a)
+    check_tensor("lora_b", lora_b)
+    if lora_a.ndim != 2 or lora_a.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"lora_a must have shape (r, {hidden.shape[-1]}) to match hidden {_shape(hidden)}, got {_shape(lora_a)}")
+    if tuple(lora_b.shape) != (weight.shape[0], lora_a.shape[0]):
+        raise ValueError(f"lora_b must have shape ({weight.shape[0]}, {lora_a.shape[0]}) to match weight and lora_a, got {_shape(lora_b)}")
+    for name, value in (("lora_a", lora_a), ("lora_b", lora_b)):
+        _same_device(name, value, hidden.device)
+        if value.dtype != hidden.dtype:
+            raise TypeError(f"{name} must have the dtype of hidden ({hidden.dtype}), got {value.dtype}")
+
+
+def check_group(vocab_group: object, vocab_start: int | None, impl: str) -> None:
+    """Options of a vocabulary that is split over ranks."""
+    if vocab_group is None and vocab_start is not None:
+        raise ValueError(f"vocab_start must be None without a vocab_group, got {vocab_start}")
+    if vocab_group is not None and impl == "reference":
+        raise ValueError("impl must be 'auto', 'triton' or 'torch' with a vocab_group, got 'reference'")
+    if vocab_start is not None and vocab_start < 0:
+        raise ValueError(f"vocab_start must be >= 0, got {vocab_start}")
+
+
+def check_main_grad(main_grad: Tensor | None, weight: Tensor) -> None:
+    """A buffer that grad_weight can be added to."""
+    if main_grad is None:
+        return
+    check_tensor("main_grad", main_grad)
+    if main_grad.shape != weight.shape:
+        raise ValueError(f"main_grad must have the shape of weight {_shape(weight)}, got {_shape(main_grad)}")
+    if main_grad.dtype != torch.promote_types(weight.dtype, torch.float32):
+        raise TypeError(f"main_grad must be float32 (float64 for float64 weights), got {main_grad.dtype}")
+    _same_device("main_grad", main_grad, weight.device)
 
 
 def check_logits(logits: Tensor, targets: Tensor, impl: str) -> None:
@@ -92,23 +134,31 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def check_values(targets: Tensor, vocab_size: int, temperature: float | Tensor) -> None:
-    """The value checks that need the data (a device sync on a GPU): targets of loss tokens, per-token temperatures."""
-    outside = targets[(targets < 0) | (targets >= vocab_size)]
+def check_values(targets: Tensor, vocab_size: int | None, temperature: Tensor | None) -> None:
+    """The value checks that need the data (a device sync on a GPU): targets of loss tokens, per-token temperatures.
+
+    vocab_size None: not known, as this rank holds a shard.
+    """
+    outside = targets[(targets < 0) | (targets >= vocab_size)] if vocab_size is not None else targets[targets < 0]
     if outside.numel():
-        raise ValueError(f"targets must be in [0, {vocab_size}) or ignore_index, got {int(outside[0])}")
-    if isinstance(temperature, Tensor) and not bool((temperature > 0).all()):
+        bound = "V" if vocab_size is None else vocab_size
+        raise ValueError(f"targets must be in [0, {bound}) or ignore_index, got {int(outside[0])}")
+    if temperature is not None and not bool((temperature > 0).all()):
         raise ValueError(f"temperature must be > 0, got {float(temperature.min())}")
+
+
+def check_impl(impl: str, device: torch.device) -> None:
+    """An implementation that works on this device."""
+    if impl == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") != "1":
+        raise ValueError(f"impl='triton' must be given CUDA tensors (or run with TRITON_INTERPRET=1), got tensors on {device}")
 
 
 def row_backend(impl: str, device: torch.device) -> ModuleType:
     """The row operations for an implementation other than reference. Nothing falls back silently."""
-    if impl == "torch" or (impl == "auto" and device.type != "cuda"):
+    if impl == "torch" or (impl == "auto" and device.type == "cpu"):
         from aer_kernels import torch_rows
 
         return torch_rows
-    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "0") != "1":
-        raise ValueError(f"impl='triton' must be given CUDA tensors (or run with TRITON_INTERPRET=1), got tensors on {device}")
     try:
         from aer_kernels import kernels
     except ImportError as error:
@@ -127,6 +177,10 @@ def _float_dtype(name: str, value: Tensor, impl: str) -> None:
 def _same_device(name: str, value: Tensor, device: torch.device) -> None:
     if value.device != device:
         raise ValueError(f"{name} must be on {device} like the other tensors, got {value.device}")
+
+
+def _given(value: Tensor | None) -> str:
+    return "None" if value is None else "a tensor"
 
 
 def _shape(value: Tensor) -> tuple[int, ...]:

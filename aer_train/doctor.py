@@ -74,7 +74,6 @@ def predict_memory(config: TrainConfig) -> dict[str, int]:
         hidden_size,
         dtype=dtype,
         device=device,
-        in_place=device.type == "cuda",
         memory_budget=None if budget is None else budget << 20,
     )
     length = config.data.max_prompt_tokens + config.rollout.max_new_tokens

@@ -16,7 +16,7 @@ from aer_kernels.statistics import Logits, RowStatistics
 def _d_logits_kernel(
     raw_ptr,
     out_ptr,
-    rows_ptr,
+    keep_ptr,
     targets_ptr,
     bias_ptr,
     temperature_ptr,
@@ -36,18 +36,22 @@ def _d_logits_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
-    HAS_ROWS: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
     HAS_GRAD_LOGPROBS: tl.constexpr,
     HAS_GRAD_ENTROPY: tl.constexpr,
-    NARROW: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
-    row = tl.load(rows_ptr + n) if HAS_ROWS else n
+    if HAS_KEEP:  # noqa: SIM102 - the inner condition is only known on the device
+        if tl.load(keep_ptr + n) == 0:
+            for start in range(0, num_columns, BLOCK):
+                offs = start + tl.arange(0, BLOCK)
+                tl.store(out_ptr + n * out_stride + offs, tl.zeros((BLOCK,), out_ptr.dtype.element_ty), mask=offs < num_columns)
+            return
     if PER_TOKEN_TEMPERATURE:
         temperature = tl.load(temperature_ptr + n)
     store_d_logits(
-        raw_ptr + row * raw_stride,
-        out_ptr + row * out_stride,
+        raw_ptr + n * raw_stride,
+        out_ptr + n * out_stride,
         bias_ptr,
         tl.load(targets_ptr + n) - v_start,
         num_columns,
@@ -62,7 +66,6 @@ def _d_logits_kernel(
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
-        NARROW,
     )
 
 
@@ -75,11 +78,11 @@ def d_logits(
     targets: Tensor,
     logits: Logits,
     v_start: int,
-    rows: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> None:
     """Write dL/d(raw) of (12)-(13) for a block of raw logits into out, which may be the same memory.
 
-    raw, out: (n, Vb), or (N, Vb) of which `rows` (n,) are read and written.   grad_*: (n,) or None for a term that is not there.
+    raw, out: (n, Vb).   grad_*: (n,) or None for a term that is not there.   keep: (n,) bool; other rows are not read and become 0.
     """
     num_rows = targets.numel()
     if num_rows == 0:
@@ -91,7 +94,7 @@ def d_logits(
         _d_logits_kernel[(num_rows,)](
             raw,
             stored,
-            raw if rows is None else rows,
+            raw if keep is None else keep.view(torch.uint8),
             targets,
             m_ptr=stats.maximum,
             s_ptr=stats.sum_exp,
@@ -102,10 +105,9 @@ def d_logits(
             num_columns=raw.shape[1],
             raw_stride=raw.stride(0),
             out_stride=stored.stride(0),
-            HAS_ROWS=rows is not None,
+            HAS_KEEP=keep is not None,
             HAS_GRAD_LOGPROBS=grad_logprobs is not None,
             HAS_GRAD_ENTROPY=grad_entropy is not None,
-            NARROW=stored.element_size() < raw.element_size(),
             **logits_arguments(logits, raw, v_start),
             **row_launch(raw.shape[1]),
         )

@@ -73,7 +73,6 @@ def _policy_rows_kernel(
     HAS_DUAL_CLIP: tl.constexpr,
     HAS_OLD_LOGPROBS: tl.constexpr,
     HAS_KL: tl.constexpr,
-    NARROW: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
     raw_ptr += n * raw_stride
@@ -100,8 +99,6 @@ def _policy_rows_kernel(
     tl.store(t_ptr + n, t)
     tl.store(z_y_ptr + n, z_y)
     tl.store(grad_logprobs_ptr + n, grad)
-    if NARROW:
-        tl.debug_barrier()  # the first pass has read the whole row before the second overwrites it
     store_d_logits(
         raw_ptr,
         out_ptr + n * out_stride,
@@ -119,7 +116,6 @@ def _policy_rows_kernel(
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
-        NARROW,
     )
 
 
@@ -161,7 +157,6 @@ def policy_rows(
             HAS_DUAL_CLIP=config.dual_clip is not None,
             HAS_OLD_LOGPROBS=inputs.old_logprobs is not None,
             HAS_KL=has_kl,
-            NARROW=out.element_size() < raw.element_size(),
             **logits_arguments(logits, raw, 0),
             **row_launch(raw.shape[1]),
         )

@@ -76,9 +76,8 @@ def store_d_logits(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
-    NARROW: tl.constexpr,
 ):
-    """(12)-(13): write dL/d(raw) of one row. out may be the same memory; NARROW says that its elements are smaller than those of raw.
+    """(12)-(13): write dL/d(raw) of one row. out may be the same memory.
 
     At the target the saved z_y is used: near certainty 1 - p_y cancels, and a recomputed z_y has another rounding than the one in m and s.
     """
@@ -93,6 +92,4 @@ def store_d_logits(
         if HAS_SOFTCAP:
             capped = tl.where(z == float("-inf"), 1.0, z * temperature / softcap)
             d *= 1.0 - capped * capped
-        if NARROW:
-            tl.debug_barrier()  # stores reach back into bytes that other threads of this block of columns may still have to load
         tl.store(out_ptr + offs, (d / temperature).to(out_ptr.dtype.element_ty), mask=mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,7 +15,7 @@ from aer_kernels.statistics import Logits, RowStatistics
 @triton.jit
 def _row_stats_kernel(
     raw_ptr,
-    rows_ptr,
+    keep_ptr,
     targets_ptr,
     bias_ptr,
     temperature_ptr,
@@ -31,14 +32,16 @@ def _row_stats_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
-    HAS_ROWS: tl.constexpr,
+    HAS_KEEP: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)  # N * V exceeds 2^31
-    row = tl.load(rows_ptr + n) if HAS_ROWS else n
+    if HAS_KEEP:  # noqa: SIM102 - the inner condition is only known on the device
+        if tl.load(keep_ptr + n) == 0:
+            return
     if PER_TOKEN_TEMPERATURE:
         temperature = tl.load(temperature_ptr + n)
     m, s, t, z_y = row_statistics(
-        raw_ptr + row * raw_stride,
+        raw_ptr + n * raw_stride,
         bias_ptr,
         tl.load(targets_ptr + n) - v_start,
         num_columns,
@@ -58,10 +61,10 @@ def _row_stats_kernel(
     tl.store(z_y_ptr + n, z_y)
 
 
-def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, rows: Tensor | None = None) -> None:
+def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits: Logits, v_start: int, keep: Tensor | None = None) -> None:
     """Fold a block of raw logits, columns v_start.. of the vocabulary, into the running statistics of its rows (16).
 
-    raw: (n, Vb), or (N, Vb) of which `rows` (n,) are read.   targets: (n,) in the whole vocabulary.
+    raw: (n, Vb).   targets: (n,) in the whole vocabulary.   keep: (n,) bool; other rows are neither read nor changed.
     """
     num_rows = targets.numel()
     if num_rows == 0:
@@ -69,7 +72,7 @@ def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits
     with on_device(raw):
         _row_stats_kernel[(num_rows,)](
             raw,
-            raw if rows is None else rows,
+            raw if keep is None else keep.view(torch.uint8),
             targets,
             m_ptr=stats.maximum,
             s_ptr=stats.sum_exp,
@@ -77,7 +80,7 @@ def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits
             z_y_ptr=stats.target_logit,
             num_columns=raw.shape[1],
             raw_stride=raw.stride(0),
-            HAS_ROWS=rows is not None,
+            HAS_KEEP=keep is not None,
             **logits_arguments(logits, raw, v_start),
             **row_launch(raw.shape[1]),
         )

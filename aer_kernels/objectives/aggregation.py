@@ -16,7 +16,7 @@ class Weighting(NamedTuple):
     """n_n = weights * scale and m_n = entropy_ratio * scale. weights are O(1): the small factor is applied once, in fp32, at the end."""
 
     weights: Tensor
-    """(n,)"""
+    """(N,), 0 at tokens that do not count"""
     scale: Tensor
     """0-dim"""
     entropy_ratio: Tensor
@@ -26,19 +26,18 @@ class Weighting(NamedTuple):
 def aggregate(
     aggregation: str,
     targets: Tensor,
-    rows: Tensor | None,
+    keep: Tensor,
     sequence_ids: Tensor | None,
     normalizer: float | Tensor | None,
     entropy_normalizer: float | Tensor | None,
     dtype: torch.dtype,
 ) -> Weighting:
-    """Weights of the n loss tokens `rows` of `targets`; arguments as in `fused_policy_loss`. No device sync."""
+    """Weights of the tokens of `targets` at which keep (N,) holds; arguments as in `fused_policy_loss`. No device sync."""
     check_choice("aggregation", aggregation, get_args(Aggregation))
-    count = targets.numel() if rows is None else rows.numel()
     given = _denominator("normalizer", normalizer, targets, dtype)
     entropy_given = _denominator("entropy_normalizer", entropy_normalizer, targets, dtype)
-    tokens = torch.full((), max(count, 1), dtype=dtype, device=targets.device)
-    weights = torch.ones(count, dtype=dtype, device=targets.device)
+    tokens = keep.sum().clamp(min=1).to(dtype)
+    weights = keep.to(dtype)
     if sequence_ids is not None and aggregation != "sequence_mean":
         raise ValueError(f"sequence_ids must be None unless aggregation is 'sequence_mean', got a tensor with {aggregation!r}")
     if aggregation == "token_mean":
@@ -50,27 +49,25 @@ def aggregate(
         denominator = given
         entropy_denominator = tokens if entropy_given is None else entropy_given
     else:
-        lengths, ids = _sequence_lengths(targets, rows, sequence_ids, dtype)
+        lengths, ids = _sequence_lengths(targets, keep, sequence_ids, dtype)
         sequences = (lengths > 0).sum().clamp(min=1).to(dtype)
         mean_length = tokens / sequences
-        weights = mean_length / lengths[ids]
+        weights = torch.where(keep, mean_length / lengths[ids], 0.0)
         denominator = mean_length * (sequences if given is None else given)
         entropy_denominator = tokens if entropy_given is None else entropy_given
     return Weighting(weights, 1.0 / denominator, denominator / entropy_denominator)
 
 
-def _sequence_lengths(targets: Tensor, rows: Tensor | None, sequence_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Loss tokens of each sequence, and the sequence of each loss token."""
+def _sequence_lengths(targets: Tensor, keep: Tensor, sequence_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Loss tokens of each sequence, and the sequence of each token."""
     if sequence_ids is not None:
         ids, num_sequences = per_token("sequence_ids", sequence_ids, targets, integer=True).long(), targets.numel()
     elif targets.ndim >= 2:
         num_sequences = targets[..., 0].numel()
-        ids = torch.arange(num_sequences, device=targets.device).repeat_interleave(targets.shape[-1])
+        ids = torch.arange(targets.numel(), device=targets.device) // targets.shape[-1]
     else:
         raise ValueError("sequence_ids must be given for aggregation='sequence_mean' when targets has one dimension, got None")
-    ids = ids if rows is None else ids.index_select(0, rows)
-    lengths = torch.zeros(num_sequences, dtype=dtype, device=targets.device)
-    return lengths.index_add_(0, ids, torch.ones_like(ids, dtype=dtype)), ids
+    return torch.zeros(num_sequences, dtype=dtype, device=targets.device).index_add_(0, ids, keep.to(dtype)), ids
 
 
 def _denominator(name: str, value: float | Tensor | None, targets: Tensor, dtype: torch.dtype) -> Tensor | None:

@@ -5,6 +5,7 @@ The equation numbers are those of `aer_kernels.reference`. Everything here is (N
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -39,11 +40,13 @@ class PolicyInputs(NamedTuple):
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
 
-    def take(self, rows: Tensor) -> PolicyInputs:
-        """The inputs of some rows."""
-        old, ref = (None if x is None else x.index_select(0, rows) for x in (self.old_logprobs, self.ref_logprobs))
-        advantages, weights, entropy_weights = (x.index_select(0, rows) for x in self[:3])
-        return PolicyInputs(advantages, weights, entropy_weights, old, ref)
+    def map(self, change: Callable[[Tensor], Tensor]) -> PolicyInputs:
+        """The same with every tensor changed in one way (taken, sliced, masked)."""
+        return PolicyInputs(*(None if x is None else change(x) for x in self))  # type: ignore[arg-type]
+
+    def part(self, rows: slice | Tensor) -> PolicyInputs:
+        """Some of the rows: views of a slice, copies of others."""
+        return self.map(lambda x: x[rows])
 
 
 class PolicyTokens(NamedTuple):
@@ -100,23 +103,26 @@ def may_have_gradient(inputs: PolicyInputs, config: ObjectiveConfig) -> Tensor:
     return (inputs.advantages * inputs.weights != 0) | (inputs.entropy_weights != 0)
 
 
-def policy_metrics(tokens: PolicyTokens, entropy: Tensor, inputs: PolicyInputs) -> dict[str, Tensor]:
-    """Means over the loss tokens as 0-dim tensors (no device sync); all 0 when there is no loss token."""
-    count = entropy.numel()
-    mean = lambda x: x.float().sum() / max(count, 1)  # noqa: E731
+def policy_metrics(tokens: PolicyTokens, entropy: Tensor, inputs: PolicyInputs, keep: Tensor) -> dict[str, Tensor]:
+    """Means over the tokens at which `keep` holds as 0-dim tensors (no device sync); all 0 when there is none."""
+    count = keep.sum()
+
+    def mean(x: Tensor) -> Tensor:
+        return x.float().masked_fill(~keep, 0.0).sum() / count.clamp(min=1)
+
     ratio = tokens.log_ratio.exp()
     metrics = {
-        "num_tokens": torch.full((), count, device=entropy.device, dtype=torch.int64),
+        "num_tokens": count,
         "clip_frac_low": mean(tokens.clipped_low),
         "clip_frac_high": mean(tokens.clipped_high),
         "clip_frac_dual": mean(tokens.clipped_dual),
         "clip_frac": mean(tokens.clipped_low | tokens.clipped_high | tokens.clipped_dual),
         "ratio_mean": mean(ratio),
-        "ratio_max": ratio.max() if count else ratio.sum(),
+        "ratio_max": torch.cat([ratio.masked_fill(~keep, 0.0), ratio.new_zeros(1)]).amax(),
         "approx_kl": mean(ratio - 1.0 - tokens.log_ratio),
         "entropy": mean(entropy),
-        "num_grad_tokens": ((tokens.grad_logprobs != 0) | (inputs.entropy_weights != 0)).sum(),
+        "num_grad_tokens": (keep & ((tokens.grad_logprobs != 0) | (inputs.entropy_weights != 0))).sum(),
     }
-    if inputs.ref_logprobs is not None:
+    if tokens.ref_kl is not None:
         metrics["ref_kl"] = mean(tokens.ref_kl)
     return metrics

@@ -20,7 +20,7 @@ def ids(dtype):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks far smaller than the problem, so that several row and vocabulary blocks are merged."""
-    monkeypatch.setattr(plan, "DEFAULT_BLOCK_BYTES", {"cpu": 16 << 10, "cuda": 16 << 10})
+    monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 16 << 10)
 
 
 CASES = {
@@ -150,13 +150,13 @@ def test_upstream_gradients(name, impl):
 @pytest.mark.parametrize("impl", FUSED)
 def test_rows_without_upstream_gradient_are_left_out(impl, monkeypatch):
     """Two live rows of 37: the backward products see two rows, and the gradients are those of the full computation."""
-    from aer_kernels import gemm
+    from aer_kernels.blocked import gemm
 
     x = head_inputs(N, V, D)
     upstream = torch.zeros(N).index_fill(0, torch.tensor([3, 30]), 2.0)
     heights = []
-    product = gemm.add_grad_weight_
-    monkeypatch.setattr(gemm, "add_grad_weight_", lambda out, d, hidden: (heights.append(len(d)), product(out, d, hidden))[1])
+    product = gemm.grad_weight_
+    monkeypatch.setattr(gemm, "grad_weight_", lambda out, d, hidden: (heights.append(len(d)), product(out, d, hidden))[1])
     run = lambda y: fused_logprobs(y.hidden, y.weight, y.targets, impl=impl)  # noqa: E731
     sparse = gradients(run, x, (upstream, upstream))[1]
     assert heights == [2]

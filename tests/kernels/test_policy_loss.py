@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aer_kernels import fused_logprobs, fused_policy_loss, gemm, plan
+from aer_kernels import fused_logprobs, fused_policy_loss, plan
+from aer_kernels.blocked import gemm
 from aer_kernels.reference import policy_surrogate, reference_kl
 from aer_kernels.testing import assert_within_budget, head_inputs
 from tests.kernels.cases import FUSED, GRADS, eager_logprobs
@@ -122,7 +123,7 @@ def test_low_precision(name, dtype, impl):
 @pytest.mark.parametrize("impl", FUSED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_many_chunks(dtype, impl, monkeypatch):
-    monkeypatch.setattr(plan, "DEFAULT_BLOCK_BYTES", {"cpu": 16 << 10, "cuda": 16 << 10})
+    monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 40 << 10)
     assert plan.plan_policy_loss(N, V, D, dtype=dtype, device="cpu").num_row_blocks > 1
     check("everything", dtype, impl)
     check("ppo", dtype, impl)
@@ -155,7 +156,7 @@ def test_metrics(impl):
     expected = {
         "num_tokens": mask.sum(), "num_grad_tokens": grad.sum(), "clip_frac_low": low.float().mean(), "clip_frac_high": high.float().mean(),
         "clip_frac_dual": torch.zeros(()), "clip_frac": (low | high).float().mean(), "ratio_mean": ratio.mean(), "ratio_max": ratio.max(),
-        "approx_kl": (ratio - 1 - ratio.log()).mean(), "entropy": out.entropy[mask].mean(), "ref_kl": (distance.exp() - distance - 1).mean(),
+        "approx_kl": (ratio - 1 - ratio.log()).mean(), "entropy": out.entropy[mask].mean(), "ref_kl": (distance.exp() - distance - 1).mean(), "dropped_l1": torch.zeros(()),
     }  # fmt: skip
     assert out.metrics.keys() == expected.keys()
     for name, want in expected.items():
@@ -167,10 +168,10 @@ def test_zero_gradient_rows_are_left_out_of_the_products(impl, monkeypatch):
     """Masked rows reach no product; zero-advantage rows without a bonus only the forward one; clipped ratios no gradient product."""
     x, tokens = make()
     heights = {"logits_": [], "add_grad_weight_": []}
-    for name, rows_of in (("logits_", lambda out, *_: len(out)), ("add_grad_weight_", lambda out, d, hidden: len(d))):
+    for name, rows_of in (("logits_", lambda out, *_, **__: len(out)), ("add_grad_weight_", lambda out, d, hidden: len(d))):
         call = getattr(gemm, name)
-        monkeypatch.setattr(gemm, name, lambda *a, n=name, f=rows_of, c=call: (heights[n].append(f(*a)), c(*a))[1])
-    monkeypatch.setattr(plan, "DEFAULT_BLOCK_BYTES", {"cpu": 20 << 10, "cuda": 0})  # several chunks
+        monkeypatch.setattr(gemm, name, lambda *a, n=name, f=rows_of, c=call, **k: (heights[n].append(f(*a)), c(*a, **k))[1])
+    monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 20 << 10)  # several chunks
     leaves = x.requires_grad("hidden", "weight")
     out = fused_policy_loss(leaves.hidden, leaves.weight, leaves.targets, bias=x.bias, impl=impl, **{n: tokens[n] for n in OFF_POLICY})
     assert sum(heights["logits_"]) == out.metrics["num_tokens"] < N
@@ -233,6 +234,7 @@ def test_without_gradients_no_gradient_is_formed(monkeypatch):
     x, tokens = make()
     leaves = x.requires_grad(*GRADS)
     monkeypatch.setattr(gemm, "add_grad_weight_", None)
+    monkeypatch.setattr(gemm, "grad_weight_", None)
     monkeypatch.setattr(gemm, "grad_hidden", None)
     with torch.no_grad():
         out = fused_policy_loss(leaves.hidden, leaves.weight, leaves.targets, advantages=tokens["advantages"])

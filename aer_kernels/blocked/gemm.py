@@ -22,29 +22,35 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def operand_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """Dtype in which d_logits enters the gradient products."""
-    return dtype if device.type == "cuda" else statistics_dtype(dtype)
+    return statistics_dtype(dtype) if device.type == "cpu" else dtype
 
 
-def logits_(out: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
-    """out (n, V) = hidden (n, D) @ weight (V, D).T, out in the statistics dtype."""
+def logits_(out: Tensor, hidden: Tensor, weight: Tensor, *, add: bool = False) -> None:
+    """out (n, V) = hidden (n, D) @ weight (V, D).T, or += with `add`; out in the statistics dtype."""
     if hidden.dtype == out.dtype:
-        return torch.mm(hidden, weight.T, out=out)
-    if hidden.device.type == "cuda":
-        return torch.mm(hidden, weight.T, out_dtype=out.dtype, out=out)
-    full_hidden = hidden.to(out.dtype)
-    for v, block in _cast_blocks(weight, out.dtype):
-        out[:, v] = full_hidden @ block.T
-    return out
+        if add:
+            out.addmm_(hidden, weight.T)
+        else:
+            torch.mm(hidden, weight.T, out=out)
+    elif hidden.device.type != "cpu":
+        if add:
+            torch.addmm(out, hidden, weight.T, out_dtype=out.dtype, out=out)
+        else:
+            torch.mm(hidden, weight.T, out_dtype=out.dtype, out=out)
+    else:
+        full_hidden = hidden.to(out.dtype)
+        for v, block in _cast_blocks(weight, out.dtype):
+            out[:, v] = torch.addmm(out[:, v], full_hidden, block.T) if add else full_hidden @ block.T
 
 
-def grad_hidden(d_logits: Tensor, weight: Tensor) -> Tensor:
-    """(n, D) = d_logits (n, V) @ weight (V, D), in the dtype of d_logits."""
+def grad_hidden(d_logits: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, D) = d_logits (n, V) @ weight (V, D), in `dtype`, rounded once."""
     if d_logits.dtype == weight.dtype:
-        return torch.mm(d_logits, weight)
+        return torch.mm(d_logits, weight) if dtype == weight.dtype else torch.mm(d_logits, weight, out_dtype=dtype)
     total = d_logits.new_zeros(d_logits.shape[0], weight.shape[1])
     for v, block in _cast_blocks(weight, d_logits.dtype):
         total.addmm_(d_logits[:, v], block)
-    return total
+    return total.to(dtype)
 
 
 def add_grad_hidden_(out: Tensor, d_logits: Tensor, weight: Tensor) -> None:
@@ -56,6 +62,22 @@ def add_grad_hidden_(out: Tensor, d_logits: Tensor, weight: Tensor) -> None:
     else:
         for v, block in _cast_blocks(weight, out.dtype):
             out.addmm_(d_logits[:, v], block)
+
+
+def grad_weight_(out: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
+    """out (V, D) = d_logits (n, V).T @ hidden (n, D), rounded once to the dtype of out."""
+    if d_logits.dtype == hidden.dtype:
+        if out.dtype == hidden.dtype:
+            torch.mm(d_logits.T, hidden, out=out)
+        else:
+            torch.mm(d_logits.T, hidden, out_dtype=out.dtype, out=out)
+    elif out.dtype == d_logits.dtype:
+        torch.mm(d_logits.T, hidden.to(out.dtype), out=out)
+    else:
+        full_hidden = hidden.to(d_logits.dtype)
+        for start in range(0, out.shape[0], CAST_ROWS):
+            v = slice(start, min(start + CAST_ROWS, out.shape[0]))
+            out[v] = d_logits[:, v].T @ full_hidden
 
 
 def add_grad_weight_(out: Tensor, d_logits: Tensor, hidden: Tensor) -> None:
