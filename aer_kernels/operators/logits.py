@@ -26,7 +26,7 @@ def logits_statistics(*args: Any) -> tuple[Tensor, ...]:
     stats = RowStatistics.empty(a.targets.numel(), statistics_dtype(a.logits.dtype), a.logits.device)
     row_backend(a.impl, a.logits.device).update_statistics(a.logits, stats, a.targets, _tempering(a), 0, a.keep)
     outputs = (x.masked_fill(~a.keep, 0.0) for x in (stats.logprobs(), stats.entropy(), stats.logsumexp()))
-    return *outputs, stats.packed()
+    return *outputs, stats.packed().masked_fill(~a.keep, 0.0)
 
 
 @logits_statistics.register_fake
