@@ -17,6 +17,7 @@ class FusedLMHead(nn.Linear):
         head(hidden)                                                     # logits, as nn.Linear
         head(hidden, targets, temperature=0.7)                           # LogprobsOutput
         head(hidden, targets, advantages=advantages, entropy_coef=coef)  # PolicyLossOutput
+        head.add_lora(rank=16, alpha=32.0)                               # from here on, train a low-rank update of a frozen head
 
     Args:
         in_features, out_features, bias, device, dtype: as nn.Linear (D, V).
@@ -35,6 +36,9 @@ class FusedLMHead(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.softcap = softcap
+        self.lora_scale = 1.0
+        self.register_parameter("lora_a", None)
+        self.register_parameter("lora_b", None)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, softcap: float | None = None) -> FusedLMHead:
@@ -44,6 +48,17 @@ class FusedLMHead(nn.Linear):
         head = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", softcap=softcap)
         head.weight, head.bias = linear.weight, linear.bias
         return head
+
+    def add_lora(self, rank: int, alpha: float) -> FusedLMHead:
+        """Freeze the head and train a low-rank update of it instead: weight + alpha / rank * lora_b @ lora_a, which starts at 0."""
+        if rank < 1:
+            raise ValueError(f"rank must be >= 1, got {rank}")
+        self.requires_grad_(False)
+        self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, device=self.weight.device, dtype=self.weight.dtype))
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank, device=self.weight.device, dtype=self.weight.dtype))
+        nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
+        self.lora_scale = alpha / rank
+        return self
 
     def forward(  # type: ignore[override]
         self, hidden: Tensor, targets: Tensor | None = None, *, advantages: Tensor | None = None, **options: Any
@@ -56,8 +71,11 @@ class FusedLMHead(nn.Linear):
             if advantages is not None or options:
                 raise ValueError(f"targets must be given with {', '.join(['advantages', *options])}, got None")
             logits = super().forward(hidden)
+            if self.lora_a is not None:
+                logits = logits + self.lora_scale * (hidden @ self.lora_a.T) @ self.lora_b.T
             return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-        shared = {"bias": self.bias, "softcap": self.softcap, **options}
+        lora = {"lora_a": self.lora_a, "lora_b": self.lora_b, "lora_scale": self.lora_scale}
+        shared = {"bias": self.bias, "softcap": self.softcap, **lora, **options}
         if advantages is None:
             return fused_logprobs(hidden, self.weight, targets, **shared)
         return fused_policy_loss(hidden, self.weight, targets, advantages=advantages, **shared)
