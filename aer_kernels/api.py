@@ -83,7 +83,7 @@ def fused_logprobs(
         main_grad: (V, D) fp32: grad_weight is added to it, and weight.grad stays as it was.
         vocab_group: ranks over which the vocabulary is split: weight, bias and lora_b are this rank's consecutive rows, in rank order;
             hidden and targets (ids of the whole vocabulary) are the same on every rank, and so are the results and grad_hidden.
-        vocab_start: first vocabulary row of this rank; None: rank * V, for shards of one size.
+        vocab_start: first vocabulary row of this rank. None: rank * V, for shards of one size, or where a DTensor has it.
         select_rows: leave tokens that do not count out of every product. Costs one device read a call on a GPU. False: all N rows are
             computed, and the host never waits. None: True, unless a CUDA graph is being captured.
         batch_invariant: every product has one shape whatever N is, so that a token's results and grad_hidden have the same bits in every

@@ -96,6 +96,7 @@ def prepare_head(
     """Check everything that the functions on a linear head share and bring it into the form that the operators take."""
     check_common(impl, temperature, softcap, memory_budget)
     check_group(vocab_group, vocab_start, impl)
+    whole_weight = weight
     weight, bias, lora_b = (local_weight(x, vocab_group) for x in (weight, bias, lora_b))
     lora_a = local_weight(lora_a, None)
     hidden, weight, lora_a, lora_b = autocast(hidden, weight, lora_a, lora_b)
@@ -105,7 +106,7 @@ def prepare_head(
     check_main_grad(main_grad, weight)
     start, vocab_size = 0, None if vocab_group is not None else weight.shape[0]
     if vocab_group is not None:
-        start = dist.get_rank(vocab_group) * weight.shape[0] if vocab_start is None else vocab_start
+        start = first_row(whole_weight, weight, vocab_group, debug_checks) if vocab_start is None else vocab_start
     tokens = find_tokens(targets, loss_mask, ignore_index, temperature, start, vocab_size, debug_checks, hidden.dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
     lora_hidden = None if lora_a is None else (flat @ lora_a.T) * lora_scale
@@ -144,6 +145,26 @@ def local_weight(weight: Any, vocab_group: object) -> Any:
     return weight.full_tensor(grad_placements=[Partial()] * weight.device_mesh.ndim)
 
 
+def first_row(whole: Any, shard: Tensor, group: dist.ProcessGroup, debug_checks: bool | None) -> int:
+    """Vocabulary row at which this rank's shard begins, if the user does not say: shards of one size, or a DTensor's."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    if hasattr(whole, "device_mesh"):
+        return min(rank * -(-whole.shape[0] // world), whole.shape[0])
+    if checks_values(debug_checks, shard.device):
+        sizes = shard.new_empty(world, dtype=torch.int64)
+        dist.all_gather_into_tensor(sizes, sizes.new_full((1,), shard.shape[0]), group=group)
+        if bool((sizes != shard.shape[0]).any()):
+            raise ValueError(f"vocab_start must be given when shards differ in size, got None with {sizes.tolist()} rows")
+    return rank * shard.shape[0]
+
+
+def checks_values(debug_checks: bool | None, device: torch.device) -> bool:
+    """Whether values are looked at: if asked to, or where that costs nothing and breaks no graph."""
+    if debug_checks is None:
+        return device.type == "cpu" and not torch.compiler.is_compiling()
+    return debug_checks
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Targets and temperatures of all N tokens, and which of them count."""
@@ -179,7 +200,7 @@ def find_tokens(
     per_row = None
     if isinstance(temperature, Tensor):
         per_row = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))
-    if debug_checks or (debug_checks is None and targets.device.type == "cpu" and not torch.compiler.is_compiling()):
+    if checks_values(debug_checks, targets.device):
         check_values(flat[keep], vocab_size, None if per_row is None else per_row[keep])
     if per_row is not None:
         per_row = torch.where(keep, per_row, 1.0)
