@@ -65,7 +65,7 @@ def check_row_tol(row_tol: float | None, batch_invariant: bool) -> None:
 def autocast(hidden: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """What F.linear would do under torch.autocast: cast the operands to its dtype."""
     given = (hidden, *others)
-    if isinstance(hidden, Tensor) and torch.is_autocast_enabled(hidden.device.type):
+    if isinstance(hidden, Tensor) and hidden.device.type != "meta" and torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         return tuple(x.to(dtype) if isinstance(x, Tensor) else x for x in given)
     return given
