@@ -29,21 +29,22 @@ def update_statistics(raw: Tensor, stats: RowStatistics, targets: Tensor, logits
 
     keep: (n,) bool; other rows are left alone.
     """
+    scratch = _scratch(raw)
     for g in _groups(raw, keep):
         part = stats.part(g)
-        _update_group(_tempered(raw[g], logits, g, v_start), part, targets[g], v_start)
+        _update_group(_tempered(raw[g], logits, g, v_start), part, targets[g], v_start, scratch)
         if isinstance(g, Tensor):
             for whole, found in zip(stats.vectors(), part.vectors(), strict=True):
                 whole[g] = found
 
 
-def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int) -> Tensor:
-    """(16) for one group of tempered logits, which become z - m. Returns exp(z - m)."""
+def _update_group(z: Tensor, stats: RowStatistics, targets: Tensor, v_start: int, scratch: Tensor) -> Tensor:
+    """(16) for one group of tempered logits, which become z - m. Returns exp(z - m), in scratch."""
     _gather_targets(z, stats.target_logit, targets, v_start)
     new_max = torch.maximum(stats.maximum, z.amax(1))
     shift = new_max.masked_fill(new_max == -torch.inf, 0.0)  # all -inf so far: any finite shift gives exp(-inf) = 0
     z.sub_(shift.unsqueeze(1))
-    p = z.exp()
+    p = torch.exp(z, out=scratch[: z.shape[0]])
     z.clamp_(min=LOG_ZERO)
     drop = (stats.maximum - shift).clamp(min=LOG_ZERO)
     scale = drop.exp()
@@ -68,14 +69,15 @@ def d_logits(
 
     keep: (n,) bool; other rows become 0.
     """
-    at_target = target_d_logits(stats, grad_logprobs, grad_entropy)
+    at_target, scratch = target_d_logits(stats, grad_logprobs, grad_entropy), _scratch(raw)
     if keep is not None:
         out[~keep] = 0
     for g in _groups(raw, keep):
         z = _tempered(raw[g], logits, g, v_start, overwrite=_same_memory(raw, out))
         slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
         z.sub_(stats.maximum[g].unsqueeze(1))
-        d = _d_group(z, z.exp(), stats.part(g), *(None if x is None else x[g] for x in (grad_logprobs, grad_entropy)))
+        p = torch.exp(z, out=scratch[: z.shape[0]])
+        d = _d_group(z, p, stats.part(g), *(None if x is None else x[g] for x in (grad_logprobs, grad_entropy)))
         _finish_group(d, out, g, at_target[g], targets[g], logits, slope, v_start)
         del z, d, slope  # or the next group would be made while this one is still held
 
@@ -100,12 +102,12 @@ def policy_rows(
     Returns the statistics and d(loss)/d(logprobs), (n,).
     """
     stats = RowStatistics.empty(raw.shape[0], statistics_dtype(raw.dtype), raw.device)
-    slopes = torch.empty_like(stats.maximum)
+    slopes, scratch = torch.empty_like(stats.maximum), _scratch(raw)
     for g in _groups(raw, None):
         z = _tempered(raw[g], logits, g, 0, overwrite=_same_memory(raw, out))
         softcap_slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
         part, group_inputs = stats.part(g), inputs.part(g)
-        p = _update_group(z, part, targets[g], 0)
+        p = _update_group(z, part, targets[g], 0, scratch)
         slopes[g] = policy_tokens(part.logprobs(), part.entropy(), group_inputs, config).grad_logprobs
         grads = slopes[g], -group_inputs.entropy_weights
         d = _d_group(z, p, part, *grads)
@@ -141,6 +143,12 @@ def _finish_group(
         d.div_(logits.temperature_of(group))
     if isinstance(group, Tensor) or d.data_ptr() != out[group].data_ptr():
         out[group] = d.to(out.dtype)
+
+
+def _scratch(raw: Tensor) -> Tensor:
+    """Memory of one group: made once, as fresh pages cost more than the arithmetic on them."""
+    rows = group_rows(raw.shape[0], raw.shape[1])
+    return raw.new_empty(rows, raw.shape[1], dtype=statistics_dtype(raw.dtype))
 
 
 def _groups(raw: Tensor, keep: Tensor | None) -> Iterator[slice] | Iterator[Tensor]:

@@ -28,10 +28,7 @@ def operand_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 def logits_(out: Tensor, hidden: Tensor, weight: Tensor, *, add: bool = False) -> None:
     """out (n, V) = hidden (n, D) @ weight (V, D).T, or += with `add`; out in the statistics dtype."""
     if hidden.dtype == out.dtype:
-        if add:
-            out.addmm_(hidden, weight.T)
-        else:
-            torch.mm(hidden, weight.T, out=out)
+        _product_(out, hidden, weight, add)
     elif hidden.device.type != "cpu":
         if add:
             torch.addmm(out, hidden, weight.T, out_dtype=out.dtype, out=out)
@@ -40,7 +37,14 @@ def logits_(out: Tensor, hidden: Tensor, weight: Tensor, *, add: bool = False) -
     else:
         full_hidden = hidden.to(out.dtype)
         for v, block in _cast_blocks(weight, out.dtype):
-            out[:, v] = torch.addmm(out[:, v], full_hidden, block.T) if add else full_hidden @ block.T
+            _product_(out[:, v], full_hidden, block, add)
+
+
+def _product_(out: Tensor, hidden: Tensor, weight: Tensor, add: bool) -> None:
+    if add:
+        out.addmm_(hidden, weight.T)
+    else:
+        torch.mm(hidden, weight.T, out=out)
 
 
 def grad_hidden(d_logits: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -51,6 +55,14 @@ def grad_hidden(d_logits: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     for v, block in _cast_blocks(weight, d_logits.dtype):
         total.addmm_(d_logits[:, v], block)
     return total.to(dtype)
+
+
+def grad_hidden_(out: Tensor, d_logits: Tensor, weight: Tensor) -> None:
+    """The same into out (n, D)."""
+    if out.dtype == d_logits.dtype == weight.dtype:
+        torch.mm(d_logits, weight, out=out)
+    else:
+        out.copy_(grad_hidden(d_logits, weight, out.dtype))
 
 
 def add_grad_hidden_(out: Tensor, d_logits: Tensor, weight: Tensor) -> None:

@@ -90,11 +90,10 @@ class _GradientSums:
         self.head = head
         self.product_rows = plan.row_block if plan.batch_invariant else product_rows(head.like.device)
         dtype, held = gemm.statistics_dtype(head.dtype), held_dtype(head.dtype)
-        self.once = plan.grad_rows >= head.selection.size > 0
-        make = torch.empty_like if self.once else torch.zeros_like
+        self.once, self.started = plan.grad_rows >= head.selection.size > 0, False
         self.hidden = [torch.zeros_like(f.hidden) if n else None for f, n in zip(head.factors, needs.hidden, strict=True)]
         summed = held if self.once else dtype
-        self.weight = [make(f.weight, dtype=summed) if n else None for f, n in zip(head.factors, needs.weight, strict=True)]
+        self.weight = [torch.empty_like(f.weight, dtype=summed) if n else None for f, n in zip(head.factors, needs.weight, strict=True)]
         self.bias = head.like.new_zeros(head.vocab_size, dtype=dtype) if needs.bias else None
 
     def add(self, chunk: slice, d: Tensor, hidden: tuple[Tensor, ...]) -> None:
@@ -115,8 +114,9 @@ class _GradientSums:
         finish = [self._add_hidden(i, tokens, d) for i, total in enumerate(self.hidden) if total is not None]
         for total, x in zip(self.weight, hidden, strict=True):
             if total is not None:
-                write = gemm.grad_weight_ if self.once else gemm.add_grad_weight_
+                write = gemm.add_grad_weight_ if self.started else gemm.grad_weight_
                 write(total, d, x)
+        self.started = True
         if self.bias is not None:
             self.bias += d.sum(0, dtype=self.bias.dtype)
         for store in finish:
@@ -129,11 +129,14 @@ class _GradientSums:
         dtype = total.dtype if group is None else gemm.statistics_dtype(total.dtype)
         pending = []
         for r in blocks(d.shape[0], self.product_rows):
-            value = gemm.grad_hidden(d[r], weight, dtype)
-            if group is None:
-                _store(total, _part(tokens, r), value)
+            where = _part(tokens, r)
+            if group is None and isinstance(where, slice) and where.stop - where.start == r.stop - r.start:
+                gemm.grad_hidden_(total[where], d[r], weight)
+            elif group is None:
+                _store(total, where, gemm.grad_hidden(d[r], weight, dtype))
             else:
-                pending.append((_part(tokens, r), value, start_sum(value, group)))
+                value = gemm.grad_hidden(d[r], weight, dtype)
+                pending.append((where, value, start_sum(value, group)))
 
         def store() -> None:
             for where, value, wait in pending:
@@ -145,6 +148,9 @@ class _GradientSums:
     def finish(self) -> HeadGradients:
         """The gradients, the weights' rounded once to the dtype they are held in."""
         held = held_dtype(self.head.dtype)
+        if not self.started:
+            for w in (w for w in self.weight if w is not None):
+                w.zero_()
         return HeadGradients(tuple(self.hidden), tuple(None if w is None else w.to(held) for w in self.weight), self.bias)
 
 

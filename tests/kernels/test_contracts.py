@@ -96,8 +96,8 @@ def test_large_products_are_batch_invariant_too():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_repeated_call_has_the_same_bits(dtype, impl, monkeypatch):
     monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 40 << 10)
-    x = head_inputs(300, V, D, dtype=dtype)
-    options = {"advantages": torch.linspace(-1, 1, 300), "old_logprobs": -torch.linspace(0, 5, 300), "entropy_coef": 0.1, "impl": impl}
+    x = head_inputs(80, V, D, dtype=dtype)
+    options = {"advantages": torch.linspace(-1, 1, 80), "old_logprobs": -torch.linspace(0, 5, 80), "entropy_coef": 0.1, "impl": impl}
 
     def run():
         y = x.requires_grad("hidden", "weight")
@@ -107,7 +107,7 @@ def test_a_repeated_call_has_the_same_bits(dtype, impl, monkeypatch):
         return out.loss.detach(), scored.entropy.detach(), y.hidden.grad, y.weight.grad
 
     first = run()
-    for _ in range(3):
+    for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
 
 
@@ -187,7 +187,7 @@ def test_row_tolerance_bounds_what_it_drops(impl):
 def test_row_tolerance_is_off_by_default_where_reading_costs():
     """Its option combinations are checked; a tolerance needs varying shapes, which batch_invariant forbids."""
     x = head_inputs(4, 9, 4)
-    with pytest.raises(ValueError, match="row_tol must be None with batch_invariant, got 0.1"):
+    with pytest.raises(ValueError, match=r"row_tol must be None with batch_invariant, got 0\.1"):
         fused_policy_loss(x.hidden, x.weight, x.targets, advantages=torch.ones(4), row_tol=0.1, batch_invariant=True)
     with pytest.raises(ValueError, match="row_tol must be >= 0, got -1"):
         fused_policy_loss(x.hidden, x.weight, x.targets, advantages=torch.ones(4), row_tol=-1)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,7 +84,10 @@ def sharded_weights(rank, world):
     mine = slice(rank * 9, rank * 9 + 9)
     weight = torch.nn.Parameter(distribute_tensor(x.weight, mesh, [Shard(0)]))
     found = {}
-    for name, call in (("logprobs", fused_logprobs), ("policy", lambda *a: fused_policy_loss(*a, advantages=UPSTREAM[0][mine], normalizer=9.0))):
+    for name, call in (
+        ("logprobs", fused_logprobs),
+        ("policy", lambda *a: fused_policy_loss(*a, advantages=UPSTREAM[0][mine], normalizer=9.0)),
+    ):
         out = call(x.hidden[mine], weight, x.targets[mine])
         loss = out.loss if name == "policy" else out.entropy.sum()
         found[name] = torch.autograd.grad(loss, weight)[0].full_tensor()
@@ -142,7 +146,7 @@ def assert_equals_one_process(ranks, key, want, columns):
 def test_vocabulary_in_uneven_shards(name, kind, impl, ranks):
     world, found = ranks
     edges = [sum(SHARDS[world][:r]) for r in range(world + 1)]
-    columns = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    columns = [slice(a, b) for a, b in pairwise(edges)]
     dtype = torch.bfloat16 if name == "all_rows" else torch.float32
     options = {k: v for k, v in VARIANTS[name].items() if k != "memory_budget"}
     assert_equals_one_process(found, (impl, kind, name), run(kind, impl, dtype, **options), columns)

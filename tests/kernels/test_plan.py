@@ -26,7 +26,7 @@ def peak_bytes(call) -> int:
 @pytest.mark.parametrize("budget", [None, 24 << 20, 40 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_policy_loss_stays_within_its_plan(dtype, budget):
-    n, v, d = 1024, 16_000, 64
+    n, v, d = 4096, 16_000, 64
     x = head_inputs(n, v, d, dtype=dtype).requires_grad("hidden", "weight")
     made = plan_policy_loss(n, v, d, dtype=dtype, device="cpu", memory_budget=budget)
     outputs = (n * d + v * d) * 4 + 64 * n * 8  # gradients held from forward to backward, per-token tensors

@@ -167,15 +167,20 @@ def test_metrics(impl):
 def test_zero_gradient_rows_are_left_out_of_the_products(impl, monkeypatch):
     """Masked rows reach no product; zero-advantage rows without a bonus only the forward one; clipped ratios no gradient product."""
     x, tokens = make()
-    heights = {"logits_": [], "add_grad_weight_": []}
-    for name, rows_of in (("logits_", lambda out, *_, **__: len(out)), ("add_grad_weight_", lambda out, d, hidden: len(d))):
+    heights = {"logits_": [], "grad_weight_": [], "add_grad_weight_": []}
+    for name, rows_of in (
+        ("logits_", lambda out, *_, **__: len(out)),
+        ("grad_weight_", lambda out, d, hidden: len(d)),
+        ("add_grad_weight_", lambda out, d, hidden: len(d)),
+    ):
         call = getattr(gemm, name)
         monkeypatch.setattr(gemm, name, lambda *a, n=name, f=rows_of, c=call, **k: (heights[n].append(f(*a)), c(*a, **k))[1])
     monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 20 << 10)  # several chunks
     leaves = x.requires_grad("hidden", "weight")
     out = fused_policy_loss(leaves.hidden, leaves.weight, leaves.targets, bias=x.bias, impl=impl, **{n: tokens[n] for n in OFF_POLICY})
     assert sum(heights["logits_"]) == out.metrics["num_tokens"] < N
-    assert sum(heights["add_grad_weight_"]) == out.metrics["num_grad_tokens"]
+    assert len(heights["grad_weight_"]) == 1 and len(heights["add_grad_weight_"]) > 0, "the first chunk writes, the others add"
+    assert sum(heights["grad_weight_"] + heights["add_grad_weight_"]) == out.metrics["num_grad_tokens"]
     never = (tokens["advantages"] == 0) & (tokens["entropy_coef"] == 0)
     assert 0 < out.metrics["num_grad_tokens"] < (tokens["loss_mask"] & ~never).sum()
     out.loss.backward()
