@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmarks import environment, gate, plots, table
 from benchmarks.measure import check_memory, clear, outputs_mib, peak_mib, time_in_turn
 from benchmarks.profiles import PROFILES
-from benchmarks.providers import PROVIDERS, Provider, Unavailable, prepare
+from benchmarks.providers import PROVIDERS, Inapplicable, Unavailable, prepare
 from benchmarks.workloads import Case, Workload, make_case, median_entropy
 
 
@@ -59,6 +59,8 @@ def measure(workload: Workload, device: torch.device, seed: int) -> list[dict[st
             row["errors"] = gate.check(provider, workload, device)
             row["peak_mib"] = peak_mib(provider, case)
             runs[provider.name] = prepare(provider, case)
+        except Inapplicable as reason:
+            row["status"] = f"does not apply: {reason}"
         except (Unavailable, gate.GateError) as reason:
             row["status"] = f"{'failed the check' if isinstance(reason, gate.GateError) else 'not measured'}: {reason}"
         except Exception as error:  # a peer may fail in any way; ours may not
@@ -96,9 +98,7 @@ def _add_ratios(rows: dict[str, dict[str, Any]]) -> None:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "--profile", choices=PROFILES, required=True, help="cpu: about five minutes on two cores; gpu: eight; smoke: seconds"
-    )
+    parser.add_argument("--profile", choices=PROFILES, required=True, help="cpu: minutes on two cores; gpu: eight minutes; smoke: one")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and the plots")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="workloads whose label contains one of these")
     parser.add_argument("--minutes", type=float, default=30.0, help="start no workload after this time")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -70,7 +72,7 @@ def peak_mib(provider: Provider, case: Case) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with _quiet(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()
     live = peak = 0
     for event in profile.profiler.kineto_results.events():
@@ -78,6 +80,19 @@ def peak_mib(provider: Provider, case: Case) -> float:
             live += event.nbytes()
             peak = max(peak, live)
     return peak / MIB
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the profiler's own lines, which go past Python straight to the terminal and through the progress bar."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def clear(case: Case) -> None:

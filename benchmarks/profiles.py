@@ -18,9 +18,8 @@ def cpu() -> list[Workload]:
     main += [Workload(k, 1024, 32_000, 512, f32, rounds=5) for k in KINDS if k not in ("policy", "from_logits")]
     main += [Workload("policy", 1024, 32_000, 512, f32, peak=EARLY, rounds=3), Workload("from_logits", 512, 32_000, 64, f32)]
     main += [Workload("policy", 512, 32_000, 512, torch.bfloat16, rounds=3)]
-    return main + list(
-        _sweeps(f32, tokens=(256, 512, 1024, 2048), vocab=(8000, 32_000, 128_000), hidden=256, lengths=(8192, 32_768, 131_072))
-    )
+    sweeps = _sweeps(f32, tokens=(256, 512, 1024, 2048), vocab=(8000, 32_000, 128_000), hidden=256, lengths=(8192, 32_768, 131_072))
+    return main + list(sweeps)
 
 
 def _sweeps(dtype: torch.dtype, tokens: tuple, vocab: tuple, hidden: int, lengths: tuple) -> Iterator[Workload]:

@@ -20,10 +20,11 @@ def write(rows: list[Row]) -> str:
     lines = [
         "# Benchmark results",
         "",
-        f"{here['hardware']}, {threads}torch {here['torch']}, triton {here['triton']}, Python {here['python']}, commit {here['commit']}, {here['date']}.",
+        f"{here['hardware']}, {threads}torch {here['torch']}, triton {here['triton']}, Python {here['python']}, "
+        f"commit {here['commit']}, {here['date']}.",
         "",
-        "Times are medians of rounds in which every provider runs once, in turn. Ratios below 1 are faster. Memory is the peak beyond the inputs;",
-        "gradients are part of it and listed beside it. Errors are against float64 on a small case. How to read it: benchmarks/README.md.",
+        "Times are medians of rounds in which every provider runs once, in turn; ratios below 1 are faster. Memory is the peak beyond the",
+        "inputs; gradients are part of it and listed beside it. Errors are against float64 on a small case. More: benchmarks/README.md.",
         "",
     ]
     stated = targets(rows)
@@ -69,9 +70,14 @@ def _table(rows: list[Row]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for row in rows:
-        if "median_ms" not in row:
+        if "median_ms" not in row and not _inapplicable(row):
             lines.append(f"| {row['provider']} | {row.get('version', '')} | {row['status']} |{' |' * (len(COLUMNS) - 3)}")
-    return lines
+    absent = [f"{row['provider']} ({row['status'].removeprefix('does not apply: ')})" for row in rows if _inapplicable(row)]
+    return [*lines, "", f"Not for this work: {', '.join(absent)}."] if absent else lines
+
+
+def _inapplicable(row: Row) -> bool:
+    return row["status"].startswith("does not apply")
 
 
 def _number(value: float | None) -> str:

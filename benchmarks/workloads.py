@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,8 +21,8 @@ KINDS = {
 }
 FORWARD_ONLY = ("score",)
 GIVEN_LOGITS = ("from_logits",)
-TRAINED, EARLY = 9.0, 3.0
-"""Peak of `head_inputs`, nats: a trained policy (median entropy about 0.3 nats), and one at the start of training."""
+TRAINED, EARLY = 3.0, 0.0
+"""Peak of `head_inputs` above log V, nats: a trained policy (median entropy about 0.3 nats), and one at the start of training (about 4)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,15 @@ class Case:
 def make_case(workload: Workload, device: torch.device, seed: int = 0) -> Case:
     """Inputs of a workload from a seed, on the device."""
     n, generator = workload.num_tokens, torch.Generator().manual_seed(seed)
-    x = head_inputs(n, workload.vocab_size, workload.hidden_size, dtype=workload.dtype, device=device, seed=seed, peak=workload.peak)
+    x = head_inputs(
+        n,
+        workload.vocab_size,
+        workload.hidden_size,
+        dtype=workload.dtype,
+        device=device,
+        seed=seed,
+        peak=math.log(workload.vocab_size) + workload.peak,
+    )
     length = next(size for size in range(min(512, n), 0, -1) if n % size == 0)
     per_sequence = torch.randn(n // length, generator=generator)
     bonus = 0.01 * (0.5 + torch.rand(n // length, generator=generator))

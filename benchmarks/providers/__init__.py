@@ -1,6 +1,6 @@
 """Who is measured. A provider that is not installed, or cannot do a kind of work, is listed with the reason."""
 
-from benchmarks.providers.base import Provider, Unavailable, prepare
+from benchmarks.providers.base import Inapplicable, Provider, Unavailable, prepare
 from benchmarks.providers.cce import CCE, CCE_UNFILTERED
 from benchmarks.providers.described import PRIME_RL, TRL
 from benchmarks.providers.eager import COMPILED, EAGER
@@ -17,4 +17,4 @@ PROVIDERS = (
     CCE, CCE_UNFILTERED, QUACK, QUACK_SCALED, FLA, NATIVE,
 )  # fmt: skip
 
-__all__ = ["PROVIDERS", "Provider", "Unavailable", "prepare"]
+__all__ = ["PROVIDERS", "Inapplicable", "Provider", "Unavailable", "prepare"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aer_kernels.reference import policy_surrogate
-from benchmarks.workloads import FORWARD_ONLY, Case
+from benchmarks.workloads import FORWARD_ONLY, GIVEN_LOGITS, Case
 
 Run = Callable[[], dict[str, Tensor]]
 """Does the work once, gradients into the leaves of the case; returns what it computed, detached."""
@@ -20,6 +20,10 @@ Run = Callable[[], dict[str, Tensor]]
 
 class Unavailable(Exception):
     """Why a provider does not do a kind of work here."""
+
+
+class Inapplicable(Unavailable):
+    """It does not do this kind of work anywhere."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Provider:
     tokens: Callable[[Case], Callable[[], tuple[Tensor, Tensor | None]]] | None = None
     entropy_gradient: bool = False
     """Whether the entropy of `tokens` can be differentiated."""
+    given_logits: bool = False
+    """Whether `tokens` also works on given logits."""
     losses: dict[str, Callable[[Case], Callable[[], Tensor]]] = field(default_factory=dict)
     """Kind of work -> loss."""
     differs: str = ""
@@ -55,12 +61,14 @@ def prepare(provider: Provider, case: Case) -> Run:
     if provider.work is not None:
         return provider.work(case)
     kind = case.workload.kind
+    if kind in GIVEN_LOGITS and not provider.given_logits:
+        raise Inapplicable("it takes a head, not logits")
     if kind in provider.losses:
         return _differentiated(provider.losses[kind](case), case)
     if provider.tokens is None:
-        raise Unavailable(f"does not do {kind}")
+        raise Inapplicable(f"does not do {kind}")
     if kind in ("policy", "policy_half", "logprobs") and not provider.entropy_gradient:
-        raise Unavailable("its entropy has no gradient")
+        raise Inapplicable("its entropy has no gradient")
     return _from_tokens(provider.tokens(case), case)
 
 

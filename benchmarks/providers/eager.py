@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,13 +28,20 @@ def eager_tokens(case: Case) -> Callable[[], tuple[Tensor, Tensor]]:
     return lambda: _from_head(case.hidden, case.weight, case.targets)
 
 
+@lru_cache
+def _compiled(function: Callable[..., tuple[Tensor, Tensor]], *shapes: object) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Compiled once a shape, by a compiler that has seen no other: else its limit of recompilations is met and it gives up silently."""
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False)
+
+
 def _compiled_tokens(case: Case) -> Callable[[], tuple[Tensor, Tensor]]:
     if case.logits is not None:
-        statistics = torch.compile(_statistics, dynamic=False)
+        statistics = _compiled(_statistics, case.logits.shape, case.logits.dtype)
         return lambda: statistics(case.logits, case.targets)
-    from_head = torch.compile(_from_head, dynamic=False)
+    from_head = _compiled(_from_head, case.hidden.shape, case.weight.shape, case.hidden.dtype)
     return lambda: from_head(case.hidden, case.weight, case.targets)
 
 
-EAGER = Provider("eager", None, eager_tokens, True, differs="logits in the dtype of the model; all N*V of them are held")
-COMPILED = Provider("torch.compile", None, _compiled_tokens, True, differs="as eager")
+EAGER = Provider("eager", None, eager_tokens, True, True, differs="logits in the dtype of the model; all N*V of them are held")
+COMPILED = Provider("torch.compile", None, _compiled_tokens, True, True, differs="as eager")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.providers.base import Provider, Run, Unavailable
+from benchmarks.providers.base import Inapplicable, Provider, Run
 from benchmarks.workloads import FORWARD_ONLY, GIVEN_LOGITS, Case
 
 CHUNK = {"cpu": 512, "cuda": 8192}
@@ -15,7 +15,7 @@ CHUNK = {"cpu": 512, "cuda": 8192}
 @torch.no_grad()
 def _work(case: Case) -> Run:
     if case.workload.kind in GIVEN_LOGITS:
-        raise Unavailable("there is no product")
+        raise Inapplicable("there is no product")
     hidden, weight = case.hidden.detach(), case.weight.detach()
     rows = min(CHUNK[hidden.device.type], len(hidden))
     block = hidden.new_empty(rows, len(weight))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from aer_kernels import fused_logprobs, fused_policy_loss, logprobs_from_logits
@@ -27,7 +28,10 @@ def _policy(impl: str) -> Callable[[Case], Callable[[], Tensor]]:
         if impl == "torch" and case.hidden.device.type == "cpu":
             raise Unavailable("the same as aer_kernels on a CPU")
         ce = case.workload.kind == "cross_entropy"
-        tokens = {"advantages": case.advantages.new_ones(case.advantages.shape)} if ce else {"advantages": case.advantages, "old_logprobs": case.old_logprobs, "entropy_coef": case.entropy_coef}  # fmt: skip # noqa: E501
+        if ce:
+            tokens = {"advantages": torch.ones_like(case.advantages)}
+        else:
+            tokens = {"advantages": case.advantages, "old_logprobs": case.old_logprobs, "entropy_coef": case.entropy_coef}
         objective = "cispo" if ce else "ppo"  # at ratio 1 and advantage 1 its value is -logprobs: cross-entropy
         return lambda: (
             fused_policy_loss(case.hidden, case.weight, case.targets, objective=objective, impl=impl, debug_checks=False, **tokens).loss
@@ -38,7 +42,9 @@ def _policy(impl: str) -> Callable[[Case], Callable[[], Tensor]]:
 
 def _make(name: str, impl: str) -> Provider:
     losses = {kind: _policy(impl) for kind in ("policy", "policy_half", "policy_no_entropy", "cross_entropy")}
-    return Provider(name, "aer-rl", _tokens(impl), True, losses, "cross_entropy also returns per-token log-probs, entropy and metrics")
+    return Provider(
+        name, "aer-rl", _tokens(impl), True, True, losses, "cross_entropy also returns per-token log-probs, entropy and metrics"
+    )
 
 
 OURS = _make("aer_kernels", "auto")

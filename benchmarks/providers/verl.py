@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,8 @@ def _load(module: str) -> Any:
         if name not in sys.modules:
             package = ModuleType(name)
             package.__path__ = [path]
+            package.__spec__ = ModuleSpec(name, None, is_package=True)
+            package.__spec__.submodule_search_locations = [path]
             sys.modules[name] = package
     return load(module)
 
