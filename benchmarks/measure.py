@@ -61,10 +61,10 @@ def summary(times: list[float]) -> Timing:
 def peak_mib(provider: Provider, case: Case) -> float:
     """Most memory that is live at once beyond the inputs, gradients included."""
     run = prepare(provider, case)
-    run()  # compiles, tunes, fills caches
-    clear(case)
-    gc.collect()
     if case.hidden.device.type == "cuda":
+        run()  # compiles, tunes, makes the products' own workspace
+        clear(case)
+        gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,76 +47,103 @@ class SavedLogits:
         out.copy_(self.cache[:, columns].index_select(0, self.rows[rows]))
 
 
-def backward_logprobs(
-    head: Head,
-    plan: Plan,
-    stats: RowStatistics,
-    grad_logprobs: Tensor | None,
-    grad_entropy: Tensor | None,
-    needs: HeadNeeds,
-    saved: SavedLogits | None = None,
-    main_grad: Tensor | None = None,
-) -> HeadGradients:
+class Upstream(NamedTuple):
+    """What the backward pass starts from, for the rows of a selection."""
+
+    stats: RowStatistics
+    grad_logprobs: Tensor | None
+    grad_entropy: Tensor | None
+    saved: SavedLogits | None = None
+
+
+def backward_logprobs(head: Head, plan: Plan, upstream: Upstream, needs: HeadNeeds, main_grad: Tensor | None = None) -> HeadGradients:
     """Gradients of sum(grad_logprobs * logprobs + grad_entropy * entropy), 4 n*V*D FLOPs and 2 for rows whose logits are not saved.
 
     main_grad: (V, D) fp32 to which grad_weight of the head is added; it is not returned then.
     """
-    dtype = gemm.statistics_dtype(head.dtype)
     size, vocab = head.selection.size, head.vocab_size
-    rows = list(_row_blocks(size, plan.grad_rows, 0 if saved is None else saved.rows.numel()))
-    once = len(rows) == 1
-    widths = [f.hidden.shape[1] for f in head.factors]
-    sums = [head.like.new_zeros(size, width, dtype=dtype) if n else None for width, n in zip(widths, needs.hidden, strict=True)]
-    make = torch.empty_like if once else torch.zeros_like
-    weights = [make(f.weight) if n else None for f, n in zip(head.factors, needs.weight, strict=True)]
-    if main_grad is not None:
-        weights[0] = main_grad
-    grad_bias = head.like.new_zeros(vocab, dtype=dtype) if needs.bias else None
+    rows = list(_row_blocks(size, plan.grad_rows, 0 if upstream.saved is None else upstream.saved.rows.numel()))
+    sums = _GradientSums(head, needs, len(rows), main_grad)
     memory = BlockMemory(min(plan.grad_rows, size), min(plan.grad_columns, vocab), plan.tail_rows, head.like)
-    waits = []
-    gathered = [head.hidden_of(r) for r in rows] if once else None
+    gathered = [head.hidden_of(r) for r in rows[:1]] if len(rows) == 1 else None
     for v in blocks(vocab, plan.grad_columns):
-        parts = [_weight_part(w, v, once, dtype) for w in weights]
-        for r in rows:
-            hidden = head.hidden_of(r) if gathered is None else gathered[0]
+        sums.open(v)
+        for i, r in enumerate(rows):
+            hidden = head.hidden_of(r) if gathered is None else gathered[i]
             d = memory.d_logits(r.stop - r.start, v.stop - v.start)
-            for inner in logit_blocks(d.shape[0], plan.row_block, plan.tail_rows) if not memory.in_place else [slice(0, d.shape[0])]:
-                outer = slice(r.start + inner.start, r.start + inner.stop)
-                raw = memory.logits(d[inner])
-                if saved is not None and outer.stop <= saved.rows.numel():
-                    saved.load_(raw, outer, v)
-                else:
-                    head.logits_(raw, tuple(x[inner] for x in hidden), v)
-                grads = (None if g is None else g[outer] for g in (grad_logprobs, grad_entropy))
-                head.backend.d_logits(raw, d[inner], stats.part(outer), *grads, head.targets[outer], head.logits.part(outer), v.start)
-            for total, factor in zip(sums, head.factors, strict=True):
-                if total is not None:
-                    gemm.add_grad_hidden_(total[r], d, factor.weight[v])
-                    if v.stop == vocab:
-                        waits.append(start_sum(total[r], head.group))  # travels while grad_weight is formed
-            for part, whole, x in zip(parts, weights, hidden, strict=True):
-                if part is not None:
-                    write = gemm.grad_weight_ if once and whole is not main_grad else gemm.add_grad_weight_
-                    write(part, d, x)
-            if grad_bias is not None:
-                grad_bias[v] += d.sum(0, dtype=dtype)
-        for whole, part in zip(weights, parts, strict=True):
+            _write_d_logits(d, head, plan, memory, hidden, r, v, upstream)
+            sums.add(d, hidden, r, v, first=i == 0)
+        sums.close(v)
+    return sums.finish()
+
+
+def _write_d_logits(
+    d: Tensor, head: Head, plan: Plan, memory: BlockMemory, hidden: tuple[Tensor, ...], rows: slice, columns: slice, upstream: Upstream
+) -> None:
+    """d_logits of a block, through blocks of raw logits that are saved or computed again."""
+    whole = [slice(0, d.shape[0])]
+    for inner in whole if memory.in_place else logit_blocks(d.shape[0], plan.row_block, plan.tail_rows):
+        outer = slice(rows.start + inner.start, rows.start + inner.stop)
+        raw = memory.logits(d[inner])
+        if upstream.saved is not None and outer.stop <= upstream.saved.rows.numel():
+            upstream.saved.load_(raw, outer, columns)
+        else:
+            head.logits_(raw, tuple(x[inner] for x in hidden), columns)
+        grads = (None if g is None else g[outer] for g in (upstream.grad_logprobs, upstream.grad_entropy))
+        head.backend.d_logits(
+            raw, d[inner], upstream.stats.part(outer), *grads, head.targets[outer], head.logits.part(outer), columns.start
+        )
+
+
+class _GradientSums:
+    """The gradients of a head, block by block: grad_hidden grows over the vocabulary, grad_weight over the rows."""
+
+    def __init__(self, head: Head, needs: HeadNeeds, num_blocks: int, main_grad: Tensor | None) -> None:
+        self.head, self.main_grad, self.once = head, main_grad, num_blocks == 1
+        self.dtype = gemm.statistics_dtype(head.dtype)
+        widths = [f.hidden.shape[1] for f in head.factors]
+        size = head.selection.size
+        self.hidden = [head.like.new_zeros(size, w, dtype=self.dtype) if n else None for w, n in zip(widths, needs.hidden, strict=True)]
+        make = torch.empty_like if num_blocks else torch.zeros_like
+        self.weight = [make(f.weight) if n else None for f, n in zip(head.factors, needs.weight, strict=True)]
+        if main_grad is not None:
+            self.weight[0] = main_grad
+        self.bias = head.like.new_zeros(head.vocab_size, dtype=self.dtype) if needs.bias else None
+        self.parts: list[Tensor | None] = []
+        self.waits: list[Callable[[], object]] = []
+
+    def open(self, columns: slice) -> None:
+        """Begin some vocabulary rows: summed in their place if written once or in fp32, else in fp32 beside it."""
+        self.parts = [None if w is None else w[columns] for w in self.weight]
+        if not self.once:
+            self.parts = [p if p is None or p.dtype == self.dtype else torch.empty_like(p, dtype=self.dtype) for p in self.parts]
+
+    def add(self, d: Tensor, hidden: tuple[Tensor, ...], rows: slice, columns: slice, *, first: bool) -> None:
+        """Add the products of a block. The first block of rows writes grad_weight, the others add to it."""
+        for total, factor in zip(self.hidden, self.head.factors, strict=True):
+            if total is not None:
+                gemm.add_grad_hidden_(total[rows], d, factor.weight[columns])
+                if columns.stop == self.head.vocab_size:
+                    self.waits.append(start_sum(total[rows], self.head.group))  # travels while grad_weight is formed
+        for part, whole, x in zip(self.parts, self.weight, hidden, strict=True):
+            if part is not None:
+                write = gemm.grad_weight_ if first and whole is not self.main_grad else gemm.add_grad_weight_
+                write(part, d, x)
+        if self.bias is not None:
+            self.bias[columns] += d.sum(0, dtype=self.dtype)
+
+    def close(self, columns: slice) -> None:
+        """Round the finished vocabulary rows once."""
+        for whole, part in zip(self.weight, self.parts, strict=True):
             if whole is not None and part is not None and part.dtype != whole.dtype:
-                whole[v] = part
-    for wait in waits:
-        wait()
-    if main_grad is not None:
-        weights[0] = None
-    spread = tuple(None if s is None else head.selection.spread(s.to(head.dtype)) for s in sums)
-    return HeadGradients(spread, tuple(weights), grad_bias)
+                whole[columns] = part
 
-
-def _weight_part(weight: Tensor | None, columns: slice, once: bool, dtype: torch.dtype) -> Tensor | None:
-    """Where grad_weight of some vocabulary rows is summed: in its place if it is written once or in fp32, else in fp32 beside it."""
-    if weight is None:
-        return None
-    part = weight[columns]
-    return part if once or part.dtype == dtype else torch.zeros_like(part, dtype=dtype)
+    def finish(self) -> HeadGradients:
+        """The gradients, once every rank's part of grad_hidden has arrived."""
+        for wait in self.waits:
+            wait()
+        hidden = tuple(None if s is None else self.head.selection.spread(s.to(self.head.dtype)) for s in self.hidden)
+        return HeadGradients(hidden, tuple(None if w is self.main_grad else w for w in self.weight), self.bias)
 
 
 def _row_blocks(size: int, block: int, num_saved: int) -> Iterator[slice]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aer_kernels.blocked.logprobs import SavedLogits, backward_logprobs, forward_statistics
+from aer_kernels.blocked.logprobs import SavedLogits, Upstream, backward_logprobs, forward_statistics
 from aer_kernels.blocked.memory import padded_width
 from aer_kernels.blocked.selection import Selection, select
 from aer_kernels.operators.arguments import (
@@ -98,8 +98,8 @@ def logprobs_backward(*args: Any) -> tuple[Tensor, ...]:
         chosen, saved = _rows(a, upstream, cache)
         stats = RowStatistics(*(chosen.take(x).contiguous() for x in packed))
         grads = [None if g is None else chosen.coefficients(g) for g in upstream]
-        plan = logprobs_plan(a, chosen.size, needs)
-        found = backward_logprobs(head_of(a, chosen), plan, stats, grads[0], grads[1], needs, saved, main_grad)
+        start = Upstream(stats, grads[0], grads[1], saved)
+        found = backward_logprobs(head_of(a, chosen), logprobs_plan(a, chosen.size, needs), start, needs, main_grad)
         if found.bias is not None and a.bias is not None:
             found = found._replace(bias=found.bias.to(a.bias.dtype))
         return flat_gradients(found, a.hidden)

@@ -42,9 +42,7 @@ def _policy(impl: str) -> Callable[[Case], Callable[[], Tensor]]:
 
 def _make(name: str, impl: str) -> Provider:
     losses = {kind: _policy(impl) for kind in ("policy", "policy_half", "policy_no_entropy", "cross_entropy")}
-    return Provider(
-        name, "aer-rl", _tokens(impl), True, True, losses, "cross_entropy also returns per-token log-probs, entropy and metrics"
-    )
+    return Provider(name, "aer-rl", _tokens(impl), True, True, losses, "also returns per-token log-probs, entropy and metrics")
 
 
 OURS = _make("aer_kernels", "auto")
