@@ -122,7 +122,7 @@ def prepare_head(
         softcap=softcap,
         impl=impl,
         memory_budget=memory_budget,
-        select_rows=selects_rows(select_rows, hidden.device),
+        select_rows=select_rows,
         batch_invariant=batch_invariant,
         group=None if vocab_group is None else vocab_group.group_name,
         needs=needs,
@@ -206,10 +206,3 @@ def find_tokens(
         per_row = torch.where(keep, per_row, 1.0)
     inside = torch.where(keep, flat - vocab_start, 0)
     return Tokens(inside, keep, per_row, 1.0 if isinstance(temperature, Tensor) else float(temperature))
-
-
-def selects_rows(select_rows: bool | None, device: torch.device) -> bool:
-    """Whether rows are selected, at the cost of one device read a call: unless a CUDA graph is being captured, which forbids it."""
-    if select_rows is None:
-        return device.type == "cpu" or not torch.cuda.is_current_stream_capturing()
-    return select_rows

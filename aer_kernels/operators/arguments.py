@@ -39,7 +39,7 @@ class HeadArguments(NamedTuple):
     softcap: float | None
     impl: str
     memory_budget: int | None
-    select_rows: bool
+    select_rows: bool | None
     batch_invariant: bool
     group: str | None
     needs: list[bool]
@@ -108,13 +108,20 @@ def head_of(a: HeadArguments, selection: Selection) -> Head:
     return Head(tuple(factors), selection, selection.take(a.targets), logits, row_backend(a.impl, a.hidden.device), a.group)
 
 
-def with_finite_hidden(a: HeadArguments) -> HeadArguments:
-    """Where all rows enter the products, those that do not count must not bring a NaN."""
-    if a.select_rows:
+def started(a: HeadArguments) -> HeadArguments:
+    """Decides at run time whether rows are selected. Where all enter the products, those that do not count must not bring a NaN."""
+    select_rows = not _is_captured(a.hidden.device) if a.select_rows is None else a.select_rows
+    a = a._replace(select_rows=select_rows)
+    if select_rows:
         return a
     keep = a.keep.unsqueeze(1)
     lora = None if a.lora_hidden is None else torch.where(keep, a.lora_hidden, 0.0)
     return a._replace(hidden=torch.where(keep, a.hidden, 0.0), lora_hidden=lora)
+
+
+def _is_captured(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, in which the host cannot learn how many rows there are."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def selections(a: HeadArguments, first: Tensor, second: Tensor) -> tuple[Selection, Selection]:

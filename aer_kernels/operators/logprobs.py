@@ -23,8 +23,8 @@ from aer_kernels.operators.arguments import (
     logprobs_plan,
     needs_of,
     selections,
+    started,
     token_dtype,
-    with_finite_hidden,
     without_autocast,
 )
 from aer_kernels.statistics import RowStatistics
@@ -37,7 +37,7 @@ from aer_kernels.statistics import RowStatistics
 )
 def logprobs(*args: Any) -> tuple[Tensor, ...]:
     """logprobs, entropy, logsumexp (N,), statistics (4, N), and the logits (C, >= V) that are kept for the backward pass."""
-    a = with_finite_hidden(HeadArguments(*args[:NUM_HEAD]))
+    a = started(HeadArguments(*args[:NUM_HEAD]))
     with without_autocast(a.hidden):
         needs = needs_of(a)
         chosen, _ = selections(a, a.keep, a.keep)
@@ -91,7 +91,7 @@ logprobs.register_autograd(_differentiate, setup_context=_save)
 )
 def logprobs_backward(*args: Any) -> tuple[Tensor, ...]:
     """Gradients of the head, (0,) where not wanted; that of the weight is added to main_grad where there is one."""
-    a, (packed, cache, grad_logprobs, grad_entropy, main_grad) = with_finite_hidden(HeadArguments(*args[:NUM_HEAD])), args[NUM_HEAD:]
+    a, (packed, cache, grad_logprobs, grad_entropy, main_grad) = started(HeadArguments(*args[:NUM_HEAD])), args[NUM_HEAD:]
     with without_autocast(a.hidden):
         needs = needs_of(a)
         upstream = [None if g is None else g.to(token_dtype(a)).masked_fill(~a.keep, 0.0) for g in (grad_logprobs, grad_entropy)]

@@ -26,8 +26,8 @@ from aer_kernels.operators.arguments import (
     needs_of,
     policy_plan,
     selections,
+    started,
     token_dtype,
-    with_finite_hidden,
     without_autocast,
 )
 from aer_kernels.operators.scaled import add_scaled_, scaled
@@ -42,7 +42,7 @@ def policy_loss(*args: Any) -> tuple[Tensor, ...]:
     """Loss (0-dim), logprobs and entropy (N,), bound on the dropped gradient (0-dim), and gradients in the dtype they are held in."""
     a, policy = HeadArguments(*args[:NUM_HEAD]), PolicyArguments(*args[NUM_HEAD:-1])
     with without_autocast(a.hidden):
-        return _evaluate(with_finite_hidden(a), policy)
+        return _evaluate(started(a), policy)
 
 
 def _evaluate(a: HeadArguments, policy: PolicyArguments) -> tuple[Tensor, ...]:
