@@ -95,14 +95,20 @@ def _d_group(z: Tensor, p: Tensor, stats: RowStatistics, grad_logprobs: Tensor |
 
 
 def policy_rows(
-    raw: Tensor, out: Tensor, targets: Tensor, logits: Logits, inputs: PolicyInputs, config: ObjectiveConfig
-) -> tuple[RowStatistics, Tensor]:
-    """Statistics of complete rows (n, V), then their policy-loss gradient into out, which may be the same memory.
+    raw: Tensor,
+    out: Tensor,
+    stats: RowStatistics,
+    slopes: Tensor,
+    targets: Tensor,
+    logits: Logits,
+    inputs: PolicyInputs,
+    config: ObjectiveConfig,
+) -> None:
+    """Statistics of complete rows (n, V) into empty stats, d(loss)/d(logprobs) (n,) into slopes, and the policy-loss gradient into out.
 
-    Returns the statistics and d(loss)/d(logprobs), (n,).
+    out may be the same memory as raw.
     """
-    stats = RowStatistics.empty(raw.shape[0], statistics_dtype(raw.dtype), raw.device)
-    slopes, scratch = torch.empty_like(stats.maximum), _scratch(raw)
+    scratch = _scratch(raw)
     for g in _groups(raw, None):
         z = _tempered(raw[g], logits, g, 0, overwrite=_same_memory(raw, out))
         softcap_slope = None if logits.softcap is None else _softcap_slope(z, logits, g)
@@ -113,7 +119,6 @@ def policy_rows(
         d = _d_group(z, p, part, *grads)
         _finish_group(d, out, g, target_d_logits(part, *grads), targets[g], logits, softcap_slope, 0)
         del z, p, d, softcap_slope
-    return stats, slopes
 
 
 def scale(values: Tensor, factor: Tensor, out: Tensor, *, add: bool) -> None:

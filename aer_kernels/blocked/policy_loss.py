@@ -44,38 +44,38 @@ def policy_gradients(
     stats = RowStatistics.empty(size, gemm.statistics_dtype(head.dtype), head.like.device)
     sums = _GradientSums(head, plan, needs)
     memory = BlockMemory(min(plan.grad_rows, size), head.vocab_size, plan.tail_rows, head.like)
-    dropped = torch.zeros((), dtype=stats.maximum.dtype, device=head.like.device)
+    slopes = torch.empty_like(stats.maximum)
+    dropped = torch.zeros((), dtype=slopes.dtype, device=slopes.device)
     for chunk in blocks(size, plan.grad_rows):
         hidden = head.hidden_of(chunk)
         d = memory.d_logits(chunk.stop - chunk.start, head.vocab_size)
-        bound = torch.empty(d.shape[0], dtype=dropped.dtype, device=d.device)
         for inner in logit_blocks(d.shape[0], plan.row_block, plan.tail_rows):
             outer = slice(chunk.start + inner.start, chunk.start + inner.stop)
             raw = memory.logits(d[inner])
             head.logits_(raw, tuple(x[inner] for x in hidden), slice(0, head.vocab_size))
-            found, slope = _rows(head, raw, d[inner], outer, inputs.part(outer), config)
-            stats.part(outer).copy_(found)
-            bound[inner] = _l1_bound(found, slope, inputs.entropy_weights[outer])
+            _rows(head, raw, d[inner], stats.part(outer), slopes[outer], outer, inputs.part(outer), config)
         if tolerance is None:
             sums.add(chunk, d, hidden)
         else:
+            bound = _l1_bound(stats.part(chunk), slopes[chunk], inputs.entropy_weights[chunk])
             keep = bound > tolerance
             dropped += bound.masked_fill(keep, 0.0).sum()
             sums.add_some(chunk, d, hidden, keep)
     return PolicyGradients(stats, sums.finish(), dropped)
 
 
-def _rows(head: Head, raw: Tensor, out: Tensor, rows: slice, inputs: PolicyInputs, config: ObjectiveConfig) -> tuple[RowStatistics, Tensor]:
-    """d_logits of complete rows into out; their statistics and d(loss)/d(logprobs)."""
+def _rows(
+    head: Head, raw: Tensor, out: Tensor, stats: RowStatistics, slopes: Tensor, rows: slice, inputs: PolicyInputs, config: ObjectiveConfig
+) -> None:
+    """d_logits of complete rows into out, their statistics and d(loss)/d(logprobs) into stats and slopes."""
     logits, targets = head.logits.part(rows), head.targets[rows]
     if head.group is None:
-        return head.backend.policy_rows(raw, out, targets, logits, inputs, config)
-    shard = RowStatistics.empty(raw.shape[0], raw.dtype, raw.device)
-    head.backend.update_statistics(raw, shard, targets, logits, 0)
-    stats = merge_statistics(shard, head.group)
-    slope = policy_tokens(stats.logprobs(), stats.entropy(), inputs, config).grad_logprobs
-    head.backend.d_logits(raw, out, stats, slope, -inputs.entropy_weights, targets, logits, 0)
-    return stats, slope
+        head.backend.policy_rows(raw, out, stats, slopes, targets, logits, inputs, config)
+        return
+    head.backend.update_statistics(raw, stats, targets, logits, 0)
+    stats.copy_(merge_statistics(stats, head.group))
+    slopes.copy_(policy_tokens(stats.logprobs(), stats.entropy(), inputs, config).grad_logprobs)
+    head.backend.d_logits(raw, out, stats, slopes, -inputs.entropy_weights, targets, logits, 0)
 
 
 def _l1_bound(stats: RowStatistics, slope: Tensor, entropy_weights: Tensor) -> Tensor:

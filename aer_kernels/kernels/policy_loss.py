@@ -5,7 +5,6 @@ The row is read twice; the second time it comes from cache unless the vocabulary
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -53,7 +52,7 @@ def _policy_rows_kernel(
     s_ptr,
     t_ptr,
     z_y_ptr,
-    grad_logprobs_ptr,
+    slopes_ptr,
     num_columns,
     raw_stride,
     out_stride,
@@ -98,7 +97,7 @@ def _policy_rows_kernel(
     tl.store(s_ptr + n, s)
     tl.store(t_ptr + n, t)
     tl.store(z_y_ptr + n, z_y)
-    tl.store(grad_logprobs_ptr + n, grad)
+    tl.store(slopes_ptr + n, grad)
     store_d_logits(
         raw_ptr,
         out_ptr + n * out_stride,
@@ -120,15 +119,22 @@ def _policy_rows_kernel(
 
 
 def policy_rows(
-    raw: Tensor, out: Tensor, targets: Tensor, logits: Logits, inputs: PolicyInputs, config: ObjectiveConfig
-) -> tuple[RowStatistics, Tensor]:
-    """Statistics of complete rows (n, V), then their policy-loss gradient into out, which may be the same memory.
+    raw: Tensor,
+    out: Tensor,
+    stats: RowStatistics,
+    slopes: Tensor,
+    targets: Tensor,
+    logits: Logits,
+    inputs: PolicyInputs,
+    config: ObjectiveConfig,
+) -> None:
+    """Statistics of complete rows (n, V) into stats, d(loss)/d(logprobs) (n,) into slopes, and the policy-loss gradient into out.
 
-    Returns the statistics and d(loss)/d(logprobs), (n,).
+    out may be the same memory as raw.
     """
     num_rows = targets.numel()
-    stats = RowStatistics.empty(num_rows, torch.float32, raw.device)
-    grad_logprobs = torch.empty(num_rows, dtype=torch.float32, device=raw.device)
+    if num_rows == 0:
+        return
     has_kl = inputs.ref_logprobs is not None and config.kl_coef != 0
     with on_device(raw):
         _policy_rows_kernel[(num_rows,)](
@@ -144,7 +150,7 @@ def policy_rows(
             s_ptr=stats.sum_exp,
             t_ptr=stats.sum_centred,
             z_y_ptr=stats.target_logit,
-            grad_logprobs_ptr=grad_logprobs,
+            slopes_ptr=slopes,
             num_columns=raw.shape[1],
             raw_stride=raw.stride(0),
             out_stride=out.stride(0),
@@ -160,4 +166,3 @@ def policy_rows(
             **logits_arguments(logits, raw, 0),
             **row_launch(raw.shape[1]),
         )
-    return stats, grad_logprobs

@@ -24,15 +24,21 @@ def inputs():
     return raw, targets, tokens
 
 
+def empty_rows():
+    return RowStatistics.empty(N, torch.float32, torch.device("cpu")), torch.empty(N)
+
+
 def test_policy_rows_into_16_bits():
     raw, targets, tokens = inputs()
     config = ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0)
     expected = torch.empty_like(raw)
-    stats, grad = torch_rows.policy_rows(raw.clone(), expected, targets, Logits(), tokens, config)
+    stats, slopes = empty_rows()
+    torch_rows.policy_rows(raw.clone(), expected, stats, slopes, targets, Logits(), tokens, config)
     out = torch.empty_like(raw, dtype=torch.float16)
-    found, found_grad = kernels.policy_rows(raw, out, targets, Logits(), tokens, config)
+    found, found_slopes = empty_rows()
+    kernels.policy_rows(raw, out, found, found_slopes, targets, Logits(), tokens, config)
     torch.testing.assert_close(found.logprobs(), stats.logprobs(), rtol=1e-6, atol=2e-6)
-    torch.testing.assert_close(found_grad, grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found_slopes, slopes, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(out.float(), expected, rtol=1e-3, atol=1e-6)
 
 
@@ -53,5 +59,5 @@ def test_rows_of_d_logits_sum_to_zero(rows):
     """Adding a constant to a row of logits changes nothing, so its gradient sums to 0."""
     raw, targets, tokens = inputs()
     out = torch.empty_like(raw)
-    rows.policy_rows(raw, out, targets, Logits(), tokens, ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0))
+    rows.policy_rows(raw, out, *empty_rows(), targets, Logits(), tokens, ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0))
     assert out.double().sum(1).abs().max() < 1e-5
