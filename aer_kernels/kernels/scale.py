@@ -14,9 +14,10 @@ BLOCK = 8192
 
 @triton.jit
 def _scale_kernel(values_ptr, factor_ptr, out_ptr, num_values, BLOCK: tl.constexpr, ADD: tl.constexpr):
+    factor = tl.load(factor_ptr).to(tl.float32)
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # V * D exceeds 2^31
     mask = offs < num_values
-    found = tl.load(values_ptr + offs, mask=mask).to(tl.float32) * tl.load(factor_ptr).to(tl.float32)
+    found = tl.load(values_ptr + offs, mask=mask).to(tl.float32) * factor
     if ADD:
         found += tl.load(out_ptr + offs, mask=mask)
     tl.store(out_ptr + offs, found.to(out_ptr.dtype.element_ty), mask=mask)
@@ -28,7 +29,7 @@ def scale(values: Tensor, factor: Tensor, out: Tensor, *, add: bool) -> None:
         return
     # The interpreter truncates bf16 stores instead of rounding them (triton-lang/triton#11584).
     truncates = out.dtype == torch.bfloat16 and out.device.type == "cpu"
-    stored = torch.zeros_like(out, dtype=torch.float32) if truncates else out
+    stored = out.float() if truncates else out
     with on_device(values):
         _scale_kernel[(triton.cdiv(values.numel(), BLOCK),)](values, factor, stored, values.numel(), BLOCK=BLOCK, ADD=add, num_warps=8)
     if truncates:

@@ -30,7 +30,7 @@ from aer_kernels.operators.arguments import (
     token_dtype,
     without_autocast,
 )
-from aer_kernels.operators.scaled import add_scaled_, scaled
+from aer_kernels.operators.scaled import add_scaled_, handed_out
 
 
 @torch.library.custom_op(
@@ -105,9 +105,10 @@ def _differentiate(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None
     factor = grad_loss * scale if ctx.scales_afterwards else grad_loss
     found: list[Tensor | None] = []
     for i, (gradient, dtype, needed) in enumerate(zip(gradients, ctx.dtypes, ctx.needs, strict=True)):
-        if needed and i == 1 and main_grad is not None:
+        to_main_grad = i == 1 and main_grad is not None
+        if needed and to_main_grad:
             add_scaled_(main_grad, gradient, factor, ctx.impl)
-        found.append(scaled(gradient, factor, dtype, ctx.impl) if needed and not (i == 1 and main_grad is not None) else None)
+        found.append(handed_out(gradient, factor, dtype, ctx.impl) if needed and not to_main_grad else None)
     return *found, *(None,) * (ctx.num_inputs - NUM_GRADIENTS)
 
 

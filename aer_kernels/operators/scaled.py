@@ -12,7 +12,7 @@ from aer_kernels.validate import row_backend
     "aer_kernels::scaled", mutates_args=(), schema="(Tensor values, Tensor factor, ScalarType dtype, str impl) -> Tensor"
 )
 def scaled(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
-    """values * factor in fp32, rounded once to dtype. Out of place: the graph may be retained for another backward pass."""
+    """values * factor in fp32, rounded once to dtype."""
     out = torch.empty_like(values, dtype=dtype)
     row_backend(impl, values.device).scale(values, factor, out, add=False)
     return out
@@ -21,6 +21,25 @@ def scaled(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Ten
 @scaled.register_fake
 def _(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
     return torch.empty_like(values, dtype=dtype)
+
+
+def handed_out(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
+    """A held gradient times the upstream gradient.
+
+    On a CPU, where reading is free, a factor of 1 gives the held memory itself if no other backward pass will come for it.
+    """
+    if values.device.type == "cpu" and values.dtype == dtype and _is_last_pass(values) and factor == 1:
+        return values
+    return scaled(values, factor, dtype, impl)
+
+
+def _is_last_pass(held: Tensor) -> bool:
+    """Whether the running backward pass frees its graph. Unknown under a compiler, which sees other kinds of tensor.
+
+    PyTorch says so only to itself (its own donated buffers ask the same function); where it does not, a copy is made.
+    """
+    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return type(held) is Tensor and not torch.compiler.is_compiling() and keeps_graph is not None and not keeps_graph()
 
 
 @torch.library.custom_op(
