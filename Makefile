@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-vllm lint clean
+PROFILE ?= cpu
+
+.PHONY: demo test test-vllm bench lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/aer-train demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -15,6 +17,9 @@ test: lint
 
 test-vllm: $(VENV)-vllm/.ready  # vLLM's CPU build in an environment of its own (3.5 GB)
 	$(VENV)-vllm/bin/pytest -q -m vllm
+
+bench: $(VENV)/.bench  # beside the peers that install here; on a GPU: PROFILE=gpu
+	$(BIN)/python -m benchmarks --profile $(PROFILE) --out runs/bench-$$(date +%Y%m%d-%H%M%S)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -28,6 +33,11 @@ $(VENV)/.train $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python >= 3.11 is needed: make PYTHON=python3.11"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,report$(if $(findstring .dev,$@),$(comma)dev)]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.dev benchmarks/peers.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[bench]' einops packaging
+	$(BIN)/python -m pip install -q --no-deps -r benchmarks/peers.txt
 	touch $@
 
 $(VENV)-vllm/.ready: pyproject.toml

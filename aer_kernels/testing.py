@@ -6,6 +6,7 @@ A result passes when it is no worse than twice what plain PyTorch in the same dt
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,19 +45,19 @@ def head_inputs(
 ) -> HeadInputs:
     """Realistic, peaked logits: most tokens are nearly certain, some are open, as for a language model (median entropy about 0.3 nats).
 
-    Unit-normal logits plus `peak` nats towards the target for four tokens in five. peak=0 is an untrained head.
+    Unit-normal logits plus `peak` nats towards the target for four tokens in five. peak=0 is an untrained head; log V + 3 gives the median
+    of 0.3 nats at any V. Made on the device from the seed: a GPU and a CPU make different ones.
     """
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(vocab_size, hidden_size, generator=generator) / hidden_size**0.5
-    hidden = torch.randn(num_tokens, hidden_size, generator=generator)
-    targets = torch.randint(vocab_size, (num_tokens,), generator=generator)
-    sure = torch.rand(num_tokens, generator=generator) < 0.8
+    made: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(seed), "device": device}
+    weight = torch.randn(vocab_size, hidden_size, **made) / hidden_size**0.5
+    hidden = torch.randn(num_tokens, hidden_size, **made)
+    targets = torch.randint(vocab_size, (num_tokens,), **made)
+    sure = torch.rand(num_tokens, **made) < 0.8
     direction = weight[targets]
-    scale = peak * torch.rand(num_tokens, generator=generator).mul_(0.6).add_(0.9) / direction.square().sum(1).clamp(min=1e-6)
+    scale = peak * torch.rand(num_tokens, **made).mul_(0.6).add_(0.9) / direction.square().sum(1).clamp(min=1e-6)
     hidden += direction * (scale * sure).unsqueeze(1)
-    offset = torch.randn(vocab_size, generator=generator) if bias else None
-    offset = None if offset is None else offset.to(device, dtype)
-    return HeadInputs(hidden.to(device, dtype), weight.to(device, dtype), targets.to(device), offset)
+    offset = torch.randn(vocab_size, **made).to(dtype) if bias else None
+    return HeadInputs(hidden.to(dtype), weight.to(dtype), targets, offset)
 
 
 def error(got: Tensor, truth: Tensor) -> tuple[float, float]:

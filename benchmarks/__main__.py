@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from benchmarks import environment, gate, plots, table
 from benchmarks.measure import check_memory, clear, outputs_mib, peak_mib, time_in_turn
-from benchmarks.profiles import PROFILES
+from benchmarks.profiles import MINUTES, PROFILES
 from benchmarks.providers import PROVIDERS, Inapplicable, Unavailable, prepare
 from benchmarks.workloads import Case, Workload, make_case, median_entropy
 
@@ -28,12 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not workloads:
         raise SystemExit(f"--only must match a workload, got {options.only}")
     options.out.mkdir(parents=True, exist_ok=True)
-    here, rows, end = environment.describe(device), [], time.monotonic() + 60 * options.minutes
+    minutes = MINUTES[options.profile] if options.minutes is None else options.minutes
+    here, rows, end = environment.describe(device), [], time.monotonic() + 60 * minutes
     bar = tqdm(workloads, unit="workload")
     for workload in bar:
         bar.set_description(workload.label)
         if time.monotonic() > end:
-            tqdm.write(f"left out, as {options.minutes:g} minutes are over: {workload.label}")
+            tqdm.write(f"left out, as {minutes:g} minutes are over: {workload.label}")
             continue
         rows += [here | row for row in measure(workload, device, options.seed)]
         (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -50,7 +51,7 @@ def measure(workload: Workload, device: torch.device, seed: int) -> list[dict[st
     shared = _columns(workload, case)
     rows, runs = {}, {}
     for provider in PROVIDERS:
-        if workload.only and provider.name not in workload.only:
+        if (workload.only and provider.name not in workload.only) or provider.name in workload.without:
             continue
         row = rows[provider.name] = shared | {"provider": provider.name, "differs": provider.differs}
         try:
@@ -101,7 +102,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", choices=PROFILES, required=True, help="cpu: minutes on two cores; gpu: eight minutes; smoke: one")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and the plots")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="workloads whose label contains one of these")
-    parser.add_argument("--minutes", type=float, default=30.0, help="start no workload after this time")
+    parser.add_argument("--minutes", type=float, help="start no workload after this time (default: 7 for gpu, 60 otherwise)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

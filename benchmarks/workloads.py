@@ -42,6 +42,8 @@ class Workload:
     rounds: int = 5
     only: tuple[str, ...] = ()
     """Providers, if not all."""
+    without: tuple[str, ...] = ()
+    """Providers that are left out: those that compile for longer than they tell something new."""
 
     @property
     def label(self) -> str:
