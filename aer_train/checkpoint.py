@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step_000020/    a Hugging Face folder (model and tokenizer) that transformers loads like any other, with
         trainer.pt                  the optimizer
-        state.json                  step, entropy controller, versions; a folder without it is not a checkpoint
+        state.json                  steps and prompts behind it, entropy controller, versions; a folder without it is not a checkpoint
 
 There is no generator and no schedule to save: random numbers and the learning rate are functions of the seed and the step.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,9 +22,21 @@ from aer_train.doctor import versions
 from aer_train.model import Policy
 
 
-def save(run: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController, keep: int) -> Path:
-    """Write the checkpoint of `step` (complete or not at all), then delete all but the newest `keep`. Returns its folder."""
-    root, name = run / "checkpoints", f"step_{step:06d}"
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Steps done."""
+    prompts: int = 0
+    """Prompts taken from the data."""
+
+
+def save(
+    run: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController, keep: int
+) -> Path:
+    """Write the checkpoint of a step (complete or not at all), then delete all but the newest `keep`. Returns its folder."""
+    root, name = run / "checkpoints", f"step_{progress.step:06d}"
     root.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(root)
     folder = root / f".tmp-{name}"
@@ -32,7 +45,7 @@ def save(run: Path, step: int, policy: Policy, optimizer: torch.optim.Optimizer,
     policy.tokenizer.save_pretrained(folder)
     policy.generation_config.to_json_file(folder / "generation_config.json")
     torch.save({"optimizer": optimizer.state_dict()}, folder / "trainer.pt")
-    state = {"step": step, "controller": controller.state_dict(), "versions": versions()}
+    state = {**asdict(progress), "controller": controller.state_dict(), "versions": versions()}
     (folder / "state.json").write_text(json.dumps(state, indent=2))
     for path in folder.iterdir():
         _sync(path)
@@ -54,8 +67,8 @@ def latest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(folder: Path, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController) -> int:
-    """Restore optimizer and controller; the model is loaded from the same folder by `load_policy`. Returns the step.
+def restore(folder: Path, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController) -> Progress:
+    """Restore optimizer and controller; the model is loaded from the same folder by `load_policy`. Returns how far the run was.
 
     Raises:
         ValueError - the state does not fit the configuration.
@@ -68,7 +81,7 @@ def restore(folder: Path, optimizer: torch.optim.Optimizer, controller: Adaptive
         controller.load_state_dict(state["controller"])
     except ValueError as error:
         raise ValueError(f"the configuration must fit the checkpoint {folder}: {error}") from error
-    return state["step"]
+    return Progress(state["step"], state["prompts"])
 
 
 def _complete(root: Path) -> list[Path]:

@@ -62,15 +62,15 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=not has_bos)
 
 
-def prompts_at(prompts: list[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
-    """Return the prompts of a step: `count` from position step * count on of an endless sequence of seeded permutations.
+def prompts_at(prompts: list[Prompt], seed: int, start: int, count: int) -> list[Prompt]:
+    """Return `count` prompts from position `start` on of an endless sequence of seeded permutations.
 
     Args:
         prompts: all of them; each comes once an epoch.
-        step: 0-based.
+        start: how many were taken before, >= 0.
     """
     chosen, epoch, order = [], -1, []
-    for position in range(step * count, (step + 1) * count):
+    for position in range(start, start + count):
         if position // len(prompts) != epoch:
             epoch = position // len(prompts)
             order = generator(seed, "epoch", epoch).permutation(len(prompts)).tolist()

@@ -5,37 +5,42 @@ from __future__ import annotations
 import resource
 import sys
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from aer_kernels import AdaptiveEntropyController
-from aer_train.update import Batch
+from aer_train.types import Batch, Group
 
 Row = dict[str, Any]
 
 
-def batch_metrics(batch: Batch) -> Row:
-    """Return rewards (also by tier), verifier outcomes, group statistics and lengths."""
-    rewards = [verdict.reward for verdict in batch.verdicts]
+def group_metrics(groups: list[Group]) -> Row:
+    """Return rewards (also by tier), verifier outcomes, group statistics and truncation."""
+    rewards = [reward for group in groups for reward in group.rewards]
     by_tier: dict[str, list[float]] = {}
-    groups: list[list[float]] = [[] for _ in batch.prompts]
-    for sample, reward in zip(batch.samples, rewards, strict=True):
-        by_tier.setdefault(batch.prompts[sample.prompt].tier, []).append(reward)
-        groups[sample.prompt].append(reward)
-    lengths = [len(sample.tokens) for sample in batch.samples]
-    outcomes = Counter(verdict.outcome for verdict in batch.verdicts)
+    for group in groups:
+        by_tier.setdefault(group.prompt.tier, []).extend(group.rewards)
+    outcomes = Counter(verdict.outcome for group in groups for verdict in group.verdicts)
     return {
         "reward/mean": _mean(rewards),
         **{f"reward/tier/{tier}": _mean(values) for tier, values in sorted(by_tier.items()) if len(by_tier) > 1},
-        "reward/zero_variance_frac": _mean([min(group) == max(group) for group in groups]),
-        "reward/all_correct_frac": _mean([min(group) == 1.0 for group in groups]),
+        "reward/zero_variance_frac": _mean([min(group.rewards) == max(group.rewards) for group in groups]),
+        "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in groups]),
         **{f"outcome/{name}": count / len(rewards) for name, count in sorted(outcomes.items())},
+        "tokens/truncated_frac": _mean([not sample.finished for group in groups for sample in group.samples]),
+    }
+
+
+def batch_metrics(batch: Batch) -> Row:
+    """Return the lengths of what is trained, and the coefficient that its tokens got."""
+    lengths = [len(sample.tokens) for sample in batch.samples]
+    trained = [(c, n) for c, n, use in zip(batch.entropy_coef, lengths, batch.trained, strict=True) if use]
+    tokens = sum(n for _, n in trained)
+    return {
         "tokens/response_mean": _mean(lengths),
-        "tokens/truncated_frac": _mean([not sample.finished for sample in batch.samples]),
-        "tokens/loss": sum(lengths),
-        "entropy/coef_mean_token": sum(c * n for c, n in zip(batch.entropy_coef, lengths, strict=True)) / sum(lengths),
+        "tokens/loss": tokens,
+        "entropy/coef_mean_token": sum(c * n for c, n in trained) / tokens,
     }
 
 
@@ -48,17 +53,20 @@ def controller_metrics(controller: AdaptiveEntropyController) -> Row:
     }
 
 
-def time_metrics(clock: list[float], num_tokens: int) -> Row:
-    """Return seconds by phase from the four times (begin, after rollout, after verification, end), and response tokens a second."""
-    rollout, verify, training = (after - before for before, after in pairwise(clock))
-    total = clock[-1] - clock[0]
+def time_metrics(seconds: dict[str, float], num_tokens: int) -> Row:
+    """Return seconds and share of each part of the time since the last row, and the trained tokens a second of it.
+
+    Args:
+        seconds: by part (`Clock.lap`). A checkpoint is written after its step's row, so that its time is in the next one.
+        num_tokens: loss tokens of the step.
+    """
+    total = sum(seconds.values())
+    work = total - seconds["eval"] - seconds["checkpoint"]
     return {
-        "time/rollout": rollout,
-        "time/verify": verify,
-        "time/train": training,
-        "time/eval": 0.0,
+        **{f"time/{part}": value for part, value in seconds.items()},
         "time/step": total,
-        "perf/tokens_per_second": num_tokens / total,
+        **{f"time_share/{part}": value / total for part, value in seconds.items()},
+        "perf/tokens_per_second": num_tokens / work,
     }
 
 
@@ -72,14 +80,15 @@ def peak_memory_mib(device: torch.device) -> float:
 
 def sample_rows(step: int, batch: Batch) -> list[Row]:
     """Return one row for each sample of a step."""
+    drawn = [(group.prompt, *pair) for group in batch.groups for pair in zip(group.samples, group.verdicts, strict=True)]
     return [
         {
             "step": step,
-            "prompt_id": batch.prompts[sample.prompt].id,
-            "tier": batch.prompts[sample.prompt].tier,
-            "prompt": batch.prompts[sample.prompt].text,
+            "prompt_id": prompt.id,
+            "tier": prompt.tier,
+            "prompt": prompt.text,
             "response": sample.text,
-            "answer": batch.prompts[sample.prompt].answer,
+            "answer": prompt.answer,
             "outcome": verdict.outcome,
             "reward": verdict.reward,
             "advantage": advantage,
@@ -87,7 +96,7 @@ def sample_rows(step: int, batch: Batch) -> list[Row]:
             "finished": sample.finished,
             "entropy_coef": coef,
         }
-        for sample, verdict, advantage, coef in zip(batch.samples, batch.verdicts, batch.advantages, batch.entropy_coef, strict=True)
+        for (prompt, sample, verdict), advantage, coef in zip(drawn, batch.advantages, batch.entropy_coef, strict=True)
     ]
 
 

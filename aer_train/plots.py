@@ -20,7 +20,17 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 TARGET_BAND = 0.2
 """Half-width of the band around the entropy target, relative."""
 
-PHASES = {"rollout": "#0072B2", "verify": "#E69F00", "train": "#009E73", "eval": "#CC79A7"}
+PHASES = {
+    "rollout": "#0072B2",
+    "verify_wait": "#E69F00",
+    "old_logprobs": "#56B4E9",
+    "train": "#009E73",
+    "sync": "#F0E442",
+    "eval": "#CC79A7",
+    "checkpoint": "#D55E00",
+    "record": "#000000",
+    "other": "#999999",
+}
 COLUMNS = 4
 """Panels in a row of a chart."""
 
@@ -149,17 +159,18 @@ def time(figure: Figure, runs: Sequence[Run]) -> bool:
     totals = {label: phases for label, phases in totals.items() if any(phases.values())}
     if not totals:
         return False
-    figure.set_size_inches(7.5, 1.3 + 0.45 * len(totals))
+    figure.set_size_inches(7.5, 1.5 + 0.45 * len(totals))
     axes = figure.subplots()
     start = dict.fromkeys(totals, 0.0)
-    for phase, color in PHASES.items():
+    shown = [phase for phase in PHASES if any(phases[phase] for phases in totals.values())]
+    for phase in shown:
         widths = [phases[phase] for phases in totals.values()]
-        axes.barh(list(totals), widths, left=list(start.values()), color=color, label=phase, height=0.6)
+        axes.barh(list(totals), widths, left=list(start.values()), color=PHASES[phase], label=phase, height=0.6)
         start = {label: start[label] + phases[phase] for label, phases in totals.items()}
     axes.invert_yaxis()
     _label(axes, "time by phase, whole run", "seconds", "")
     axes.grid(axis="y", visible=False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(PHASES), frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(shown), 5), frameon=False, fontsize=9)
     return True
 
 

@@ -90,7 +90,7 @@ def _overview(runs: Sequence[Run]) -> str:
         entropies = run.series("entropy/mean")[1]
         end = _recent(entropies)
         kept = f"{end / entropies[0]:.0%}" if end is not None and entropies[0] else "-"
-        minutes = sum(sum(run.series(name)[1]) for name in ("time/step", "time/eval")) / 60
+        minutes = sum(run.series("time/step")[1]) / 60
         reward, coef = (_recent(run.series(name)[1]) for name in ("reward/mean", "entropy/coef"))
         speed = _recent(run.series("perf/tokens_per_second")[1])
         cells = [_number(reward), _number(entropies[0] if entropies else None), _number(end), kept, _number(coef), _number(speed, ",.0f")]

@@ -1,6 +1,6 @@
 """The training loop: GRPO-family policy optimization with adaptive entropy regularization.
 
-    prompts -> samples -> verdicts -> advantages and entropy coefficients -> optimizer updates -> controller -> record
+    collect (rollout + verification) -> judge (advantages, entropy coefficients) -> update -> controller -> sync -> record
 
 Left out of GRPO: the KL penalty to a reference model (verifiable rewards need none, and it would hold a second model).
 Every random number is a function of (seed, step, prompt, sample), so a resumed run goes on bit for bit on a CPU, and evaluation cannot
@@ -9,7 +9,6 @@ disturb training.
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,19 +17,22 @@ import torch
 
 from aer_kernels import AdaptiveEntropyController
 from aer_train import checkpoint
-from aer_train.advantage import group_accuracy, group_advantages
+from aer_train.checkpoint import Progress
 from aer_train.checks import check_config
+from aer_train.clock import Clock
+from aer_train.collect import collect
 from aer_train.config import TrainConfig
 from aer_train.console import Console
-from aer_train.data import load_prompts, prompts_at
+from aer_train.data import load_prompts
 from aer_train.evaluate import evaluate
-from aer_train.metrics import Row, batch_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
+from aer_train.judge import judge
+from aer_train.metrics import Row, batch_metrics, controller_metrics, group_metrics, peak_memory_mib, sample_rows, time_metrics
 from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.record import Recorder
 from aer_train.rollout.hf import HFRollout
-from aer_train.types import Prompt, Sample
-from aer_train.update import Batch, update_policy
-from aer_train.verify import Verdict, Verifier
+from aer_train.types import Prompt
+from aer_train.update import update_policy
+from aer_train.verify import Verifier
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -57,13 +59,16 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         policy = load_policy(config.model if start is None else replace(config.model, name=str(start), revision=None), device)
         verifier = stack.enter_context(Verifier(config.reward.kind, config.reward.timeout, config.reward.workers))
         loop = Loop(config, policy, verifier, console)
-        done = 0 if start is None else checkpoint.restore(start, loop.optimizer, loop.controller)
+        stack.callback(loop.rollout.close)
+        if start is not None:
+            loop.progress = checkpoint.restore(start, loop.optimizer, loop.controller)
+        done = loop.progress.step
         recorder = stack.enter_context(Recorder(run, config, done if resume else None))
         if done >= config.run.steps:
             console.message(f"{run} already has {done} steps; raise run.steps to go on")
         console.start(config.run.steps, done)
         try:
-            loop.run(recorder, run, done)
+            loop.run(recorder)
         except KeyboardInterrupt:
             console.message(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}")
             raise
@@ -86,53 +91,52 @@ class Loop:
         self.controller = AdaptiveEntropyController(config.entropy)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        self.progress = Progress()
+        self.clock = Clock()
 
-    def run(self, recorder: Recorder, run: Path, done: int) -> None:
-        """Steps done + 1 .. run.steps, with their records, evaluations and checkpoints."""
+    def run(self, recorder: Recorder) -> None:
+        """The steps after `progress` up to run.steps, with their records, evaluations and checkpoints."""
         options = self.config.run
-        if done == 0:
-            self._evaluate(recorder, 0)
-        for step in range(done + 1, options.steps + 1):
-            row = self.step(recorder, step)
+        self.clock.lap()
+        self.rollout.sync(self.progress.step)
+        if self.progress.step == 0:
+            self._evaluate(recorder)
+        while self.progress.step < options.steps:
+            row, step = self.step(recorder), self.progress.step
             last = step == options.steps
             if last or (self.config.eval.every and step % self.config.eval.every == 0):
-                row["time/eval"] = self._evaluate(recorder, step)
+                self._evaluate(recorder)
+            row |= time_metrics(self.clock.lap(), row["tokens/loss"])
             recorder.log(row)
             self.console.step(row)
             if last or (options.save_every and step % options.save_every == 0):
-                checkpoint.save(run, step, self.policy, self.optimizer, self.controller, options.keep)
+                with self.clock.part("checkpoint"):
+                    checkpoint.save(recorder.out, self.progress, self.policy, self.optimizer, self.controller, options.keep)
 
-    def step(self, recorder: Recorder, step: int) -> Row:
-        """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics."""
-        config, clock = self.config, [time.perf_counter()]
-        prompts = prompts_at(self.prompts, config.run.seed, step - 1, config.optim.prompts_per_step)
-        samples = self.rollout.generate(prompts, config.rollout.group_size, (config.run.seed, "train", step))
-        clock.append(time.perf_counter())
-        verdicts = self.verifier.score_many([(sample.text, prompts[sample.prompt].answer) for sample in samples])
-        clock.append(time.perf_counter())
-        batch = self._judge(prompts, samples, verdicts)
+    def step(self, recorder: Recorder) -> Row:
+        """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics, without times."""
+        config, clock, step = self.config, self.clock, self.progress.step + 1
+        collected = collect(self.rollout, self.verifier, self.prompts, self.progress.prompts, step, config, clock)
+        batch = judge(collected.groups, self.controller, config)
         if config.run.save_samples_every and step % config.run.save_samples_every == 0:
-            recorder.write_samples(step, sample_rows(step, batch))
+            with clock.part("record"):
+                recorder.write_samples(step, sample_rows(step, batch))
         coef = {"entropy/coef": self.controller.alpha, "entropy/saturated": int(self.controller.saturated)}
-        result = update_policy(self.policy, self.optimizer, batch, config, step)
+        result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         self.controller.update(result.entropy_sum, result.num_tokens)
-        clock.append(time.perf_counter())
+        with clock.part("sync"):
+            synced = self.rollout.sync(step)
+        self.progress = Progress(step, collected.position)
         return {
             "step": step,
+            **group_metrics(collected.groups),
             **batch_metrics(batch),
             **coef,
             **result.metrics,
             **controller_metrics(self.controller),
-            **time_metrics(clock, result.num_tokens),
+            **synced,
             "memory/peak_mib": peak_memory_mib(self.policy.device),
         }
-
-    def _judge(self, prompts: list[Prompt], samples: list[Sample], verdicts: list[Verdict]) -> Batch:
-        """Advantages within each group, and alpha * w(q) of each prompt for its samples."""
-        rewards = torch.tensor([verdict.reward for verdict in verdicts]).view(len(prompts), -1)
-        advantages = group_advantages(rewards, self.config.objective.advantage).flatten().tolist()
-        coefficients = self.controller.coefficients(group_accuracy(rewards))
-        return Batch(prompts, samples, verdicts, advantages, coefficients.repeat_interleave(rewards.shape[1]).tolist())
 
     def _readable(self, prompts: list[Prompt]) -> list[Prompt]:
         """Drop prompts whose gold answer the verifier cannot read: no response could be right."""
@@ -149,22 +153,22 @@ class Loop:
             )
         return [prompt for index, prompt in enumerate(prompts) if index not in bad]
 
-    def _evaluate(self, recorder: Recorder, step: int) -> float:
-        """Evaluate and record; touches neither the controller nor any random number of training. Returns the seconds."""
+    def _evaluate(self, recorder: Recorder) -> None:
+        """Evaluate and record; touches neither the controller nor any random number of training."""
         if not self.eval_prompts:
-            return 0.0
-        config, begin = self.config, time.perf_counter()
-        result = evaluate(
-            self.policy,
-            self.eval_prompts,
-            self.verifier,
-            samples=config.eval.samples,
-            temperature=config.eval.temperature,
-            max_new_tokens=config.rollout.max_new_tokens,
-            batch_size=config.rollout.batch_size,
-            seed=config.run.seed,
-        )
-        result = {"step": step, "data": config.eval.data, **result}
-        recorder.write_eval(step, result)
+            return
+        config = self.config
+        with self.clock.part("eval"):
+            result = evaluate(
+                self.policy,
+                self.eval_prompts,
+                self.verifier,
+                samples=config.eval.samples,
+                temperature=config.eval.temperature,
+                max_new_tokens=config.rollout.max_new_tokens,
+                batch_size=config.rollout.batch_size,
+                seed=config.run.seed,
+            )
+            result = {"step": self.progress.step, "data": config.eval.data, **result}
+            recorder.write_eval(self.progress.step, result)
         self.console.eval_table(result)
-        return time.perf_counter() - begin

@@ -1,8 +1,10 @@
-"""The records that flow through one training step: prompts -> samples -> (verdicts) -> micro-batches."""
+"""The records that flow through one training step: prompts -> samples + verdicts = groups -> batch -> micro-batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from aer_train.verify import Verdict
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Sample:
     """One response to one prompt."""
 
     prompt: int
-    """Index of the prompt in the step's list."""
+    """Index of the prompt in the list that was sampled."""
     index: int
     """Index of the sample in its group, 0 .. group_size - 1."""
     prompt_tokens: list[int]
@@ -35,3 +37,36 @@ class Sample:
     """Decoded response without special tokens."""
     finished: bool
     """True when the response ended by itself, False when it was cut at max_new_tokens."""
+    version: int = 0
+    """Version of the weights that sampled it: optimizer steps made before."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with its responses and what the verifier found about each."""
+
+    prompt: Prompt
+    samples: list[Sample]
+    verdicts: list[Verdict]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The verifier's rewards, before any shaping."""
+        return [verdict.reward for verdict in self.verdicts]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The groups that a step trains on, and what was decided about each of their samples, group after group."""
+
+    groups: list[Group]
+    advantages: list[float]
+    entropy_coef: list[float]
+    """alpha * w(q) of the sample's prompt."""
+    trained: list[bool]
+    """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
+
+    @property
+    def samples(self) -> list[Sample]:
+        """One for each of the decisions."""
+        return [sample for group in self.groups for sample in group.samples]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +43,17 @@ class Verdict:
     extracted: str | None
     """The answer that was graded."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Verdicts that are being worked out."""
+
+    parts: list[Verdict | Future[Verdict]]
+
+    def result(self) -> list[Verdict]:
+        """Wait for all of them; in the order of the responses."""
+        return [part if isinstance(part, Verdict) else part.result() for part in self.parts]
 
 
 class Verifier:
@@ -80,10 +91,11 @@ class Verifier:
 
     def score_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each (response text, gold answer), in order."""
-        verdicts = [self._cheap(response, gold) for response, gold in pairs]
-        pending = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        found = dict(zip(pending, self._threads.map(lambda i: self._costly(*pairs[i]), pending), strict=True))
-        return [found[i] if verdict is None else verdict for i, verdict in enumerate(verdicts)]
+        return self.submit(pairs).result()
+
+    def submit(self, pairs: Sequence[tuple[str, str]]) -> Pending:
+        """Begin to grade each (response text, gold answer); what can be decided exactly is decided at once."""
+        return Pending([self._cheap(*pair) or self._threads.submit(self._costly, *pair) for pair in pairs])
 
     def unparseable(self, answers: Sequence[str]) -> list[int]:
         """Return the indices of gold answers that cannot be read, to be told before a run starts."""

@@ -6,6 +6,8 @@ Batches, padding and whatever else runs in the process cannot change it (beyond 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,31 +25,47 @@ class HFRollout:
     def __init__(self, policy: Policy, config: RolloutConfig) -> None:
         self.policy = policy
         self.config = config
+        self.version = 0
+        """Optimizer steps behind the weights that sample."""
 
     def generate(
-        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
     ) -> list[Sample]:
-        """Return group_size samples of each prompt, ordered by prompt, then index.
+        """Return the samples of `stream`, ordered by prompt, then index."""
+        samples = [sample for part in self.stream(prompts, group_size, seed, temperature, first) for sample in part]
+        return sorted(samples, key=lambda sample: (sample.prompt, sample.index))
+
+    def stream(
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+    ) -> Iterator[list[Sample]]:
+        """Yield group_size samples of each prompt, chunk by chunk, in any order.
 
         Args:
             prompts: what to answer.
             group_size: responses per prompt, >= 1.
             seed: names the draw, for example (run seed, "train", step); the same names give the same samples.
             temperature: >= 0, 0 is greedy; None is `config.temperature`.
+            first: number of the first prompt, when these are a share of a longer list: `Sample.prompt` and the draws count from it.
         """
         temperature = self.config.temperature if temperature is None else temperature
-        encoded = [encode_prompt(self.policy.tokenizer, prompt.text) for prompt in prompts]
-        places = [(p, index) for p in range(len(prompts)) for index in range(group_size)]
+        encoded = {first + p: encode_prompt(self.policy.tokenizer, prompt.text) for p, prompt in enumerate(prompts)}
+        places = [(p, index) for p in encoded for index in range(group_size)]
         places.sort(key=lambda place: len(encoded[place[0]]))  # stable: less padding in a chunk
-        samples: list[Sample] = []
-        self.policy.model.eval()
         for start in range(0, len(places), self.config.batch_size):
-            samples += self._chunk(encoded, places[start : start + self.config.batch_size], seed, temperature)
-        return sorted(samples, key=lambda sample: (sample.prompt, sample.index))
+            self.policy.model.eval()
+            yield self._chunk(encoded, places[start : start + self.config.batch_size], seed, temperature)
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Take over the weights of `version`: nothing to do, the policy samples by itself. Returns metrics."""
+        self.version = version
+        return {}
+
+    def close(self) -> None:
+        """Nothing to close."""
 
     @torch.no_grad()
     def _chunk(
-        self, encoded: list[list[int]], places: list[tuple[int, int]], seed: tuple[int | str, ...], temperature: float
+        self, encoded: dict[int, list[int]], places: list[tuple[int, int]], seed: tuple[int | str, ...], temperature: float
     ) -> list[Sample]:
         policy, limit = self.policy, self.config.max_new_tokens
         draws = np.stack([generator(*seed, prompt, index).random(limit) for prompt, index in places])
@@ -69,11 +87,11 @@ class HFRollout:
         tokens, logprobs = output[:, width:].tolist(), found.tolist()
         return [self._sample(encoded, *row) for row in zip(places, tokens, logprobs, strict=True)]
 
-    def _sample(self, encoded: list[list[int]], place: tuple[int, int], tokens: list[int], logprobs: list[float]) -> Sample:
+    def _sample(self, encoded: dict[int, list[int]], place: tuple[int, int], tokens: list[int], logprobs: list[float]) -> Sample:
         ends = [position for position, token in enumerate(tokens) if token in self.policy.eos_ids]
         length = ends[0] + 1 if ends else len(tokens)
         text = self.policy.tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        return Sample(place[0], place[1], encoded[place[0]], tokens[:length], logprobs[:length], text, finished=bool(ends))
+        return Sample(*place, encoded[place[0]], tokens[:length], logprobs[:length], text, finished=bool(ends), version=self.version)
 
 
 class InverseCDFSampler:

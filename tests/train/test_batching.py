@@ -1,6 +1,9 @@
+import random
+
+import pytest
 import torch
 
-from aer_train.batching import IGNORE_INDEX, micro_batches, response_slice
+from aer_train.batching import IGNORE_INDEX, micro_batches, plan, response_slice
 from aer_train.types import Sample
 
 CPU = torch.device("cpu")
@@ -34,6 +37,40 @@ def test_one_micro_batch_by_hand() -> None:
 
 def test_the_token_budget_is_kept() -> None:
     assert [b.rows for b in pack(8)] == [[1, 0], [2]]
-    assert [b.rows for b in pack(7)] == [[1], [0], [2]]
-    assert [b.rows for b in pack(1)] == [[1], [0], [2]], "at least one row"
+    assert [b.rows for b in pack(7)] == [[0], [2], [1]]
+    assert [b.rows for b in pack(1)] == [[0], [2], [1]], "at least one row"
     assert pack(8)[0].old_logprobs is None
+    assert [b.loss_tokens for b in pack(8)] == [4, 2]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("budget", [1, 40, 200, 10**6])
+def test_every_rank_gets_as_many_and_as_much(world: int, budget: int) -> None:
+    draw = random.Random(world * budget)
+    widths = [draw.randint(1, 60) for _ in range(50)]
+    ranks = plan(widths, budget, world)
+    assert ranks == plan(widths, budget, world), "a function of its arguments"
+    assert len(ranks) == world and len({len(chunks) for chunks in ranks}) == 1
+    assert sorted(i for chunks in ranks for chunk in chunks for i in chunk) == list(range(50))
+
+    def cost(chunk: list[int]) -> int:
+        return len(chunk) * max((widths[i] for i in chunk), default=0)
+
+    assert all(cost(chunk) <= budget or len(chunk) == 1 for chunks in ranks for chunk in chunks)
+    together = [[cost(chunk) for chunk in slot] for slot in zip(*ranks, strict=True)]
+    waiting = sum(world * max(slot) - sum(slot) for slot in together)
+    assert waiting <= 0.25 * sum(map(sum, together)), "ranks wait little for each other"
+
+
+def test_packing_by_hand() -> None:
+    widths = [3, 1, 2, 6]
+    assert plan(widths, 6) == [[[3], [1, 2], [0]]], "2 * 2 tokens fit, 3 * 3 do not; the largest first"
+    assert plan(widths, 6, world=2) == [[[3], [1]], [[0], [2]]], "four, since three cannot be shared; the rank with less gets more"
+    assert plan([5], 8, world=3) == [[[0]], [[]], [[]]], "fewer samples than ranks"
+
+
+def test_an_empty_micro_batch_runs_and_counts_nothing() -> None:
+    (batch,) = micro_batches(SAMPLES[:1], [1.0], [0.1], None, tokens_per_microbatch=9, pad_id=4, device=CPU, rank=1, world=2)
+    assert batch.rows == [] and batch.loss_tokens == 0 and not batch.loss_mask.any()
+    assert batch.input_ids.tolist() == [[4]] and batch.attention_mask.tolist() == [[1]] and batch.targets.tolist() == [[IGNORE_INDEX]]
+    assert batch.advantages.tolist() == batch.entropy_coef.tolist() == [0.0]

@@ -6,6 +6,7 @@ import torch
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
 from aer_train import checkpoint
+from aer_train.checkpoint import Progress
 from aer_train.config import ModelConfig
 from aer_train.model import Policy, load_policy
 
@@ -24,12 +25,12 @@ def trained(policy: Policy) -> tuple[torch.optim.AdamW, AdaptiveEntropyControlle
 
 def test_everything_comes_back(policy: Policy, tmp_path: Path) -> None:
     optimizer, controller = trained(policy)
-    folder = checkpoint.save(tmp_path, 20, policy, optimizer, controller, keep=2)
+    folder = checkpoint.save(tmp_path, Progress(20, 70), policy, optimizer, controller, keep=2)
     assert folder == tmp_path / "checkpoints" / "step_000020" == checkpoint.latest(tmp_path)
     other = load_policy(ModelConfig(name=str(folder)), CPU)
     fresh = torch.optim.AdamW(other.model.parameters(), lr=5e-3, weight_decay=0.5)
     restored = AdaptiveEntropyController()
-    assert checkpoint.restore(folder, fresh, restored) == 20
+    assert checkpoint.restore(folder, fresh, restored) == Progress(20, 70)
     assert restored.state_dict() == controller.state_dict() and restored.alpha > 0
     for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -43,7 +44,7 @@ def test_everything_comes_back(policy: Policy, tmp_path: Path) -> None:
 def test_transformers_alone_can_load_it(policy: Policy, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = checkpoint.save(tmp_path, 1, policy, *trained(policy), keep=1)
+    folder = checkpoint.save(tmp_path, Progress(1), policy, *trained(policy), keep=1)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert torch.equal(model.lm_head.weight, policy.head.weight)
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -55,32 +56,32 @@ def test_only_the_newest_are_kept_and_rubbish_goes(policy: Policy, tmp_path: Pat
     rubbish = tmp_path / "checkpoints" / ".tmp-step_000003"
     rubbish.mkdir(parents=True)
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, step, policy, *state, keep=2)
+        checkpoint.save(tmp_path, Progress(step), policy, *state, keep=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000002", "step_000003"]
 
 
 def test_an_incomplete_checkpoint_is_ignored_and_replaced(policy: Policy, tmp_path: Path) -> None:
     state = trained(policy)
-    checkpoint.save(tmp_path, 1, policy, *state, keep=2)
-    torn = checkpoint.save(tmp_path, 2, policy, *state, keep=2)
+    checkpoint.save(tmp_path, Progress(1), policy, *state, keep=2)
+    torn = checkpoint.save(tmp_path, Progress(2), policy, *state, keep=2)
     (torn / "state.json").unlink()
     assert checkpoint.latest(tmp_path).name == "step_000001"
-    assert checkpoint.save(tmp_path, 2, policy, *state, keep=2) == checkpoint.latest(tmp_path) == torn
+    assert checkpoint.save(tmp_path, Progress(2), policy, *state, keep=2) == checkpoint.latest(tmp_path) == torn
     assert checkpoint.latest(tmp_path / "elsewhere") is None
 
 
 def test_a_crash_while_saving_leaves_the_previous_one(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = trained(policy)
-    before = checkpoint.save(tmp_path, 1, policy, *state, keep=1)
+    before = checkpoint.save(tmp_path, Progress(1), policy, *state, keep=1)
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(tmp_path, 2, policy, *state, keep=1)
+        checkpoint.save(tmp_path, Progress(2), policy, *state, keep=1)
     assert checkpoint.latest(tmp_path) == before
 
 
 def test_a_state_of_another_rule_is_refused(policy: Policy, tmp_path: Path) -> None:
     optimizer, controller = trained(policy)
-    folder = checkpoint.save(tmp_path, 1, policy, optimizer, controller, keep=1)
+    folder = checkpoint.save(tmp_path, Progress(1), policy, optimizer, controller, keep=1)
     other = AdaptiveEntropyController(EntropyControlConfig(kind="off"))
     with pytest.raises(ValueError, match=r"the configuration must fit the checkpoint .*step_000001: state must come from"):
         checkpoint.restore(folder, optimizer, other)
@@ -88,6 +89,6 @@ def test_a_state_of_another_rule_is_refused(policy: Policy, tmp_path: Path) -> N
 
 def test_published_generation_settings_stay(policy: Policy, tmp_path: Path) -> None:
     policy.generation_config.temperature = 0.6  # without do_sample: transformers itself refuses to save this
-    folder = checkpoint.save(tmp_path, 1, policy, *trained(policy), keep=1)
+    folder = checkpoint.save(tmp_path, Progress(1), policy, *trained(policy), keep=1)
     saved = json.loads((folder / "generation_config.json").read_text())
     assert saved["temperature"] == 0.6 and saved["eos_token_id"] == 1

@@ -108,11 +108,11 @@ def test_unreadable_files(policy: Policy, tmp_path: Path) -> None:
 
 def test_each_prompt_comes_once_an_epoch() -> None:
     prompts = [Prompt(str(i), "", "") for i in range(10)]
-    stream = [p.id for step in range(10) for p in prompts_at(prompts, 7, step, 3)]
+    stream = [p.id for step in range(10) for p in prompts_at(prompts, 7, 3 * step, 3)]
     for epoch in range(3):
         assert Counter(stream[10 * epoch : 10 * epoch + 10]) == Counter(str(i) for i in range(10))
     assert stream[:10] != stream[10:20]
-    assert [p.id for p in prompts_at(prompts, 7, 4, 3)] == stream[12:15]
+    assert [p.id for p in prompts_at(prompts, 7, 12, 3)] == stream[12:15]
     assert [p.id for p in prompts_at(prompts, 7, 0, 25)] == stream[:25]
     assert [p.id for p in prompts_at(prompts, 8, 0, 10)] != stream[:10]
 

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="the report extra is not installed")
 
 
 def metrics(step, **more):
-    times = {"time/rollout": 30.0, "time/verify": 6.0, "time/train": 20.0, "time/eval": 4.0, "time/step": 56.0}
+    times = {"time/rollout": 30.0, "time/verify_wait": 6.0, "time/train": 20.0, "time/eval": 4.0, "time/step": 60.0}
     entropy = {"entropy/mean": 1.0 / step, "entropy/target": 0.85, "entropy/coef": 0.1 * step, "entropy/saturated": int(step == 3)}
     tiers = {"reward/mean": 0.25, "reward/tier/easy": 0.5, "reward/tier/hard": 0.0}
     rest = {"optim/grad_norm": 0.0, "policy/clip_frac": 0.01, "tokens/response_mean": 6.0, "tokens/truncated_frac": 0.0}

@@ -18,7 +18,7 @@ from aer_train.loss import MicroLoss
 from aer_train.record import read_evals, read_metrics
 from aer_train.trainer import train
 
-VOLATILE = ("time/", "perf/", "memory/")
+VOLATILE = ("time/", "time_share/", "perf/", "memory/")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
         "tokens/truncated_frac",
         "tokens/loss",
         "time/rollout",
-        "time/verify",
+        "time/verify_wait",
         "time/train",
         "time/eval",
         "time/step",

@@ -10,8 +10,8 @@ from aer_train.config import ModelConfig, ObjectiveConfig, OptimConfig, RolloutC
 from aer_train.loss import denominators, measure, policy_loss
 from aer_train.model import Policy, load_policy
 from aer_train.rollout.hf import HFRollout
-from aer_train.types import Prompt
-from aer_train.update import Batch, learning_rate, update_policy
+from aer_train.types import Batch, Group, Prompt
+from aer_train.update import learning_rate, update_policy
 from aer_train.verify import Verdict
 
 PROMPTS = [Prompt(str(i), text, "") for i, text in enumerate(["12=?", "7", "345+6=?", "98"])]
@@ -22,7 +22,9 @@ CONFIG = TrainConfig(rollout=RolloutConfig(max_new_tokens=6, temperature=0.9), o
 def batch(policy: Policy) -> Batch:
     samples = HFRollout(policy, CONFIG.rollout).generate(PROMPTS, 2, (0,))
     advantages = [1.0, -1.0, 0.5, -0.5, 0.0, 0.0, -2.0, 2.0]
-    return Batch(PROMPTS, samples, [Verdict("wrong", 0.0, None, 0.0)] * 8, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0])
+    verdicts = [Verdict("wrong", 0.0, None, 0.0)] * 2
+    groups = [Group(prompt, samples[2 * i : 2 * i + 2], verdicts) for i, prompt in enumerate(PROMPTS)]
+    return Batch(groups, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8)
 
 
 def optimizer_of(policy: Policy) -> torch.optim.AdamW:
