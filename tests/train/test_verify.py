@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.answers import extract, number
-from aer_train.verify import Verifier, compare
+from aer_train.verify import Verifier
+from aer_train.verify.answers import extract, number
+from aer_train.verify.verifier import compare
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -131,6 +132,17 @@ def test_custom_reward_that_hangs_dies_and_lies():
     assert [v.reward for v in verdicts] == [1.0, 0.0, 0.0, 0.0, 0.5, 0.0, 1.0]
 
 
+def test_submitted_answers_are_graded_while_other_work_goes_on():
+    with Verifier(kind="tests.train.test_verify.sleepy", timeout=1.0, workers=2) as verifier:
+        start = time.monotonic()
+        slow, fast = verifier.submit([("sleep", "right")]), verifier.submit([("right", "right"), ("half", "right")])
+        assert time.monotonic() - start < 0.5
+        assert [v.reward for v in fast.result()] == [1.0, 0.5]  # a slow answer holds nobody up
+        assert [v.outcome for v in slow.result()] == ["timeout"] and slow.result() == slow.result()
+    with pytest.raises(ValueError, match="verifier must be open, got one that was closed"):
+        verifier.submit([])
+
+
 def test_works_from_threads_and_leaves_no_process_behind():
     found = []
     with Verifier(timeout=20.0) as verifier:
@@ -139,16 +151,16 @@ def test_works_from_threads_and_leaves_no_process_behind():
             thread.start()
         for thread in threads:
             thread.join()
-        processes = [worker._process for worker in verifier._workers if worker._process]
+        pids = verifier._pool.pids()
     assert [v.outcome for v in found] == ["correct"] * 12
-    assert processes and all(process.poll() is not None for process in processes)
+    assert pids and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_integers_start_no_process():
     with Verifier() as verifier:
         verifier.score_many([("#### 5", "5")] * 100)
         assert verifier.unparseable(["18", "1/2", "", "#### 7"]) == [2]
-        assert all(worker._process is None for worker in verifier._workers)
+        assert verifier._pool.pids() == []
 
 
 def test_countdown():
@@ -163,7 +175,7 @@ def test_countdown():
     [
         ({"kind": "no.such.function"}, "reward.kind must be math, countdown or a dotted path to a function, got 'no.such.function'"),
         ({"kind": "math.pi"}, "reward.kind must name a function, got 'math.pi' of type float"),
-        ({"timeout": 0}, "timeout must be > 0, got 0"),
+        ({"timeout": 0}, "timeout must be > 0 and finite, got 0"),
         ({"workers": 0}, "workers must be >= 1, got 0"),
     ],
 )

@@ -1,0 +1,230 @@
+"""Verified rewards: an exact comparison first, then symbolic equality in worker processes that can be killed.
+
+Outcomes are data: correct, wrong, no_answer, gold_unparseable, timeout and crash are counted apart, and one hostile answer costs at most
+its deadline, never the run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal
+
+from aer_train.verify.answers import AMBIGUOUS, extract, gold_answer, normalize, number, same_number
+from aer_train.verify.pool import Pool, Reply
+from aer_train.verify.worker import load_function
+
+Outcome = Literal["correct", "wrong", "no_answer", "gold_unparseable", "timeout", "crash"]
+
+MATH_BYTES = 1 << 30
+"""Memory that a symbolic comparison may take."""
+
+MEMORY = 100_000
+"""Symbolic comparisons whose result is remembered: the samples of a group often give the same answer."""
+
+MAX_SYMBOLIC = 300
+"""Longer symbolic answers are wrong without being looked at."""
+
+_EXPLOSIVE = re.compile(r"\^[^+\-,;=]*\^|\^\{?\d{4,}|\d{3,}\s*\}?\)?\s*!|\*\*|!!")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found about one response."""
+
+    outcome: Outcome
+    reward: float
+    """1.0 for correct, else 0.0; a custom reward function may return anything in [0, 1] (correct means 1)."""
+    extracted: str | None
+    """The answer that was graded."""
+    seconds: float
+    """Time that grading it took, without waiting for a free process."""
+    detail: str = ""
+    """What went wrong, for a timeout or a crash."""
+
+
+class Verifier:
+    """Grades responses; use it as a context manager, or call `close`. It may be used from any thread.
+
+    with Verifier(timeout=5.0, workers=2) as v:
+        verdicts = v.score_many([(response_text, gold_answer), ...])
+    """
+
+    def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2) -> None:
+        """
+        Args:
+            kind: "math", "countdown" (the embedded task), or a dotted path to (response_text, answer) -> float in [0, 1].
+            timeout: seconds for one response, > 0.
+            workers: processes, >= 1. They start when the first response needs one.
+        """
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be > 0 and finite, got {timeout}")
+        if workers < 1:
+            raise ValueError(f"workers must be >= 1, got {workers}")
+        self.kind, self.timeout = kind, timeout
+        if kind in ("math", "countdown"):
+            self._pool = Pool("aer_train.verify.symbolic.equal", timeout, workers, warm_up=("x+1", "1+x"), memory_bytes=MATH_BYTES)
+        else:
+            check_reward_function(kind)
+            self._pool = Pool(kind, timeout, workers)
+        self._asked: dict[tuple[str, str], Future[Reply]] = {}
+        self._pid, self._closed = os.getpid(), False
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, pairs: Sequence[tuple[str, str]]) -> Pending:
+        """Start grading (response text, gold answer) pairs and return at once what is to come, so that other work can go on meanwhile."""
+        if self._closed:
+            raise ValueError("verifier must be open, got one that was closed")
+        return Pending([self._judge(*_checked(pair)) for pair in pairs])
+
+    def score_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """Return a verdict for each (response text, gold answer), in order."""
+        return self.submit(pairs).result()
+
+    def unparseable(self, answers: Sequence[str]) -> list[int]:
+        """Return the indices of gold answers that cannot be read, to be told before a run starts."""
+        if self.kind == "countdown":
+            return [i for i, answer in enumerate(answers) if not re.fullmatch(r"\d{3}=\d{2}", answer)]
+        if self.kind != "math":
+            return []
+        golds = [gold_answer(answer) for answer in answers]
+        bad = [i for i, gold in enumerate(golds) if not gold]
+        asked = {i: self._ask("0", gold) for i, gold in enumerate(golds) if gold and number(gold) is None}
+        return sorted([*bad, *(i for i, reply in asked.items() if reply.result().value not in ("correct", "wrong"))])
+
+    def close(self) -> None:
+        """End the worker processes. May be called again."""
+        self._closed = True
+        self._pool.close()
+
+    def _judge(self, response: str, gold: str) -> Verdict | _Waiting:
+        start = time.perf_counter()
+        if self.kind == "countdown":
+            from aer_train.tasks import countdown
+
+            right = countdown.score(response, gold)
+            return Verdict("correct" if right else "wrong", right, response[:16], time.perf_counter() - start)
+        if self.kind != "math":
+            return _Waiting(None, self._pool.submit(response, gold))
+        outcome, answer = compare(response, gold)
+        if outcome is None:
+            return _Waiting(answer, self._ask(answer or "", gold_answer(gold)))
+        return Verdict(outcome, float(outcome == "correct"), answer, time.perf_counter() - start)
+
+    def _ask(self, answer: str, gold: str) -> Future[Reply]:
+        """The symbolic comparison, shared with whoever asked for the same one; after a timeout or a crash it is tried again."""
+        if os.getpid() != self._pid:  # replies to a process that was forked never come
+            self._pid, self._asked = os.getpid(), {}
+        known = self._asked.get((answer, gold))
+        if known is not None and not (known.done() and (known.exception() or known.result().status != "ok")):
+            return known
+        if len(self._asked) >= MEMORY:
+            self._asked = {}
+        self._asked[answer, gold] = reply = self._pool.submit(answer, gold)
+        return reply
+
+
+class Pending:
+    """Verdicts to come."""
+
+    def __init__(self, verdicts: list[Verdict | _Waiting]) -> None:
+        self._verdicts = verdicts
+
+    def result(self) -> list[Verdict]:
+        """Wait, and return the verdicts in the order of the pairs.
+
+        Raises:
+            ChildProcessError - no process can be started; ImportError - a process cannot load the reward function.
+        """
+        return [verdict if isinstance(verdict, Verdict) else verdict.result() for verdict in self._verdicts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A response whose verdict needs a process."""
+
+    extracted: str | None
+    """None for a custom reward."""
+    reply: Future[Reply]
+
+    def result(self) -> Verdict:
+        reply = self.reply.result()
+        if reply.status != "ok":
+            return Verdict(reply.status, 0.0, self.extracted, reply.seconds, reply.value)
+        if self.extracted is not None:
+            return Verdict(reply.value, float(reply.value == "correct"), self.extracted, reply.seconds)
+        if isinstance(reply.value, str) or not 0 <= reply.value <= 1:
+            return Verdict("crash", 0.0, None, reply.seconds, f"reward must be in [0, 1], got {reply.value!r}"[:200])
+        return Verdict("correct" if reply.value == 1 else "wrong", float(reply.value), None, reply.seconds)
+
+
+def check_reward_function(path: str) -> None:
+    """Raise ValueError unless a dotted path names a function that can be called as (response_text, answer)."""
+    try:
+        function = load_function(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"reward.kind must be math, countdown or a dotted path to a function, got {path!r}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"reward.kind must name a function, got {path!r} of type {type(function).__name__}")
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        raise ValueError(f"reward.kind must name an ordinary function, got {path!r}, which is async")
+    try:
+        inspect.signature(function).bind("response", "answer")
+    except TypeError as error:
+        raise ValueError(f"reward.kind must name a function of (response_text, answer), got {path!r}: {error}") from error
+    except ValueError:
+        pass  # a builtin without a signature
+
+
+def _checked(pair: tuple[str, str]) -> tuple[str, str]:
+    response, gold = pair
+    if not isinstance(response, str) or not isinstance(gold, str):
+        raise TypeError(f"pairs must hold (response text, gold answer) as str, got {type(response).__name__} and {type(gold).__name__}")
+    return response, gold
+
+
+def compare(response: str, gold: str) -> tuple[Outcome | None, str | None]:
+    """Return the outcome and the extracted answer as far as they can be decided exactly; outcome None asks for a symbolic comparison."""
+    expected = gold_answer(gold)
+    if not expected:
+        return "gold_unparseable", None
+    answer = extract(response)
+    if not answer:
+        return "no_answer", None
+    if answer == AMBIGUOUS:
+        return "wrong", None
+    found, truth = number(answer), number(expected)
+    if found is not None and truth is not None:
+        return ("correct" if same_number(found, truth) else "wrong"), answer
+    ours, theirs = normalize(answer), normalize(expected)
+    if ours == theirs:
+        return "correct", answer
+    lenient = ("%" in ours) != ("%" in theirs) or _shape(ours) != _shape(theirs)
+    if lenient or len(ours) > MAX_SYMBOLIC or not answer.isprintable() or _EXPLOSIVE.search(ours):
+        return "wrong", answer
+    return None, answer
+
+
+def _shape(text: str) -> tuple[str, int]:
+    """Brackets around the whole and number of commas directly inside: an interval is not a set, a list is not its member."""
+    text = text.replace("\\{", "<").replace("\\}", ">")
+    depth, commas, closes_at = 0, [0, 0], -1
+    for position, character in enumerate(text):
+        depth += (character in "([{<") - (character in ")]}>")
+        if depth == 0 and closes_at < 0:
+            closes_at = position
+        if character == "," and depth <= 1:
+            commas[max(depth, 0)] += 1
+    enclosed = text[:1] in ("(", "[", "<") and closes_at == len(text) - 1
+    return (text[0] + text[-1], commas[1]) if enclosed else ("", commas[0])
