@@ -1,10 +1,11 @@
-"""Checkpoints: complete or absent, and enough for training to go on bit for bit.
+"""Checkpoints: complete or absent, and enough for training to go on bit for bit, or with another number of processes.
 
-    RUN/checkpoints/step_000020/    a Hugging Face folder (model and tokenizer) that transformers loads like any other, with
-        trainer.pt                  the optimizer
+    RUN/checkpoints/step_000020/    a Hugging Face folder (float32 model and tokenizer) that transformers loads like any other, with
+        optimizer/                  the moments as a torch distributed checkpoint: every process writes and reads its own shards
         state.json                  steps and prompts behind it, entropy controller, versions; a folder without it is not a checkpoint
 
 There is no generator and no schedule to save: random numbers and the learning rate are functions of the seed and the step.
+Several machines need a file system that all of them see.
 """
 
 from __future__ import annotations
@@ -12,14 +13,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from aer_kernels import AdaptiveEntropyController
+from aer_train import dist
 from aer_train.doctor import versions
 from aer_train.model import Policy
+from aer_train.sharding import full_named_tensors
 
 
 @dataclass(frozen=True)
@@ -35,29 +45,18 @@ class Progress:
 def save(
     run: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController, keep: int
 ) -> Path:
-    """Write the checkpoint of a step (complete or not at all), then delete all but the newest `keep`. Returns its folder."""
+    """Write the checkpoint of a step (complete or not at all), then delete all but the newest `keep`. Returns its folder.
+
+    All processes must call it together.
+    """
     root, name = run / "checkpoints", f"step_{progress.step:06d}"
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(root)
     folder = root / f".tmp-{name}"
-    folder.mkdir()
-    policy.model.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
-    policy.generation_config.to_json_file(folder / "generation_config.json")
-    torch.save({"optimizer": optimizer.state_dict()}, folder / "trainer.pt")
     state = {**asdict(progress), "controller": controller.state_dict(), "versions": versions()}
-    (folder / "state.json").write_text(json.dumps(state, indent=2))
-    for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
-    if (root / name).exists():  # the run was taken back to an earlier step, or a deletion was interrupted
-        (root / name / "state.json").unlink(missing_ok=True)
-        shutil.rmtree(root / name)
-    folder.rename(root / name)
-    _sync(root)
-    for old in _complete(root)[:-keep]:
-        (old / "state.json").unlink()  # first: an interrupted deletion must not look like a checkpoint
-        shutil.rmtree(old)
+    dist.check_same("the state of the run", state)
+    dist.from_main(lambda: _begin(root, folder))
+    _save_optimizer(folder / "optimizer", policy, optimizer)
+    weights = {name: tensor.cpu() for name, tensor in full_named_tensors(policy.model) if dist.is_main()}
+    dist.from_main(lambda: _finish(root / name, folder, policy, weights, state, keep))
     return root / name
 
 
@@ -67,21 +66,56 @@ def latest(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(folder: Path, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController) -> Progress:
+def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController) -> Progress:
     """Restore optimizer and controller; the model is loaded from the same folder by `load_policy`. Returns how far the run was.
 
     Raises:
         ValueError - the state does not fit the configuration.
     """
     state = json.loads((folder / "state.json").read_text())
+    # betas and weight decay are the configuration's, which may have been overridden for the rest of the run
+    found = get_optimizer_state_dict(policy.model, optimizer)
     try:
-        saved = torch.load(folder / "trainer.pt", map_location="cpu", weights_only=True)["optimizer"]
-        # betas and weight decay are the configuration's, which may have been overridden for the rest of the run
-        optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+        with _one_process_is_fine():
+            dcp.load({"state": found["state"]}, checkpoint_id=folder / "optimizer")
         controller.load_state_dict(state["controller"])
-    except ValueError as error:
-        raise ValueError(f"the configuration must fit the checkpoint {folder}: {error}") from error
+    except (ValueError, CheckpointException) as error:
+        raise ValueError(f"the configuration must fit the checkpoint {folder}: {_reason(error)}") from error
+    set_optimizer_state_dict(policy.model, optimizer, found)
     return Progress(state["step"], state["prompts"])
+
+
+def _begin(root: Path, folder: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(root)
+    folder.mkdir()
+
+
+def _save_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> None:
+    try:
+        with _one_process_is_fine():
+            dcp.save({"state": get_optimizer_state_dict(policy.model, optimizer)["state"]}, checkpoint_id=folder)
+    except CheckpointException as error:
+        raise OSError(f"checkpoint must be written completely, got {_reason(error)}") from error
+
+
+def _finish(path: Path, folder: Path, policy: Policy, weights: dict[str, torch.Tensor], state: dict[str, Any], keep: int) -> None:
+    """Write all that is not sharded, then make the folder a checkpoint by its name."""
+    policy.model.save_pretrained(folder, state_dict=weights)
+    policy.tokenizer.save_pretrained(folder)
+    policy.generation_config.to_json_file(folder / "generation_config.json")
+    (folder / "state.json").write_text(json.dumps(state, indent=2))
+    for file in folder.rglob("*"):
+        _sync(file)
+    _sync(folder)
+    if path.exists():  # the run was taken back to an earlier step, or a deletion was interrupted
+        (path / "state.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
+    folder.rename(path)
+    _sync(path.parent)
+    for old in _complete(path.parent)[:-keep]:
+        (old / "state.json").unlink()  # first: an interrupted deletion must not look like a checkpoint
+        shutil.rmtree(old)
 
 
 def _complete(root: Path) -> list[Path]:
@@ -92,6 +126,21 @@ def _complete(root: Path) -> list[Path]:
 def _remove_unfinished(root: Path) -> None:
     for path in root.glob(".tmp-*"):
         shutil.rmtree(path)
+
+
+@contextmanager
+def _one_process_is_fine() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong on the first process that failed."""
+    if isinstance(error, CheckpointException):
+        rank, (cause, _) = min(error.failures.items())
+        return f"{type(cause).__name__}: {cause}" if dist.world() == 1 else f"{type(cause).__name__} on rank {rank}: {cause}"
+    return str(error)
 
 
 def _sync(path: Path) -> None:

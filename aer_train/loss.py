@@ -12,7 +12,7 @@ from aer_kernels import LogprobsOutput, fused_logprobs, fused_policy_loss
 from aer_kernels.objectives.sequence import gspo_loss
 from aer_train.batching import MicroBatch
 from aer_train.config import ObjectiveConfig
-from aer_train.model import Policy
+from aer_train.model import Policy, forward_pass
 from aer_train.types import Sample
 
 
@@ -50,6 +50,7 @@ def denominators(samples: Sequence[Sample], config: ObjectiveConfig, max_new_tok
     return Denominators(policy, tokens)
 
 
+@forward_pass
 def policy_loss(
     policy: Policy,
     batch: MicroBatch,
@@ -95,6 +96,7 @@ def policy_loss(
 
 
 @torch.no_grad()
+@forward_pass
 def measure(policy: Policy, batch: MicroBatch, *, temperature: float, memory_budget: int | None = None) -> tuple[Tensor, Tensor]:
     """Return log-probs and entropies (B, T) of the present policy, float32, nats, 0 outside the responses."""
     with policy.autocast():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from aer_train import dist, sharding
 from aer_train.config import ModelConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 COUNTDOWN_POLICY = Path(__file__).parent / "tasks" / "countdown_policy"
 
@@ -43,6 +49,10 @@ class Policy:
         """Context in which forward passes, sampling and training alike, run."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, dtype=self.dtype)
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Context in which `model` may be called at will, a different number of times on every rank; without gradients."""
+        return sharding.gathered(self.model)
+
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the final hidden states (B, T, D) of right-padded input_ids (B, T)."""
         # transformers recomputes activations in training mode only; dropout is 0 in either mode
@@ -51,8 +61,23 @@ class Policy:
         return output.last_hidden_state
 
 
+def forward_pass(function: Callable[Concatenate[Policy, P], T]) -> Callable[Concatenate[Policy, P], T]:
+    """Decorate a function of a policy that uses its hidden states and its head: with a sharded policy, both are whole only inside.
+
+    All ranks must call it together. Its result is a dataclass or tuple of tensors, some of them differentiable.
+    """
+
+    @wraps(function)
+    def wrapped(policy: Policy, *args: P.args, **kwargs: P.kwargs) -> T:
+        return sharding.forward_pass(policy.model, lambda: function(policy, *args, **kwargs))
+
+    return wrapped
+
+
 def load_policy(config: ModelConfig, device: torch.device) -> Policy:
     """Load model and tokenizer, and prove on a few tokens that hidden states and lm_head reproduce the model's logits.
+
+    With several processes the parameters are sharded over them, and all must call this together.
 
     Args:
         config: `name` may be a hub id, a folder, or builtin:countdown.
@@ -80,7 +105,12 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
         raise ValueError(f"model.name must have a tokenizer with an end-of-sequence token, got {config.name!r}")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = model.to(device).eval()
+    dtype = compute_dtype(config.dtype, device)
+    if dist.world() > 1:
+        sharding.shard(model, device, dtype)
+    else:
+        model.to(device)
+    model.eval()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     head = model.get_output_embeddings()
@@ -90,7 +120,7 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
     published, ends = model.generation_config, model.generation_config.eos_token_id
     eos_ids = frozenset([tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])])
     model.generation_config = GenerationConfig(eos_token_id=sorted(eos_ids), pad_token_id=tokenizer.pad_token_id)
-    policy = Policy(model, tokenizer, head, softcap, compute_dtype(config.dtype, device), eos_ids, published)
+    policy = Policy(model, tokenizer, head, softcap, dtype, eos_ids, published)
     _probe(policy, config.name)
     return policy
 
@@ -117,11 +147,16 @@ def resolve_device(name: str) -> torch.device:
     """Return the device for `run.device`.
 
     Raises:
-        ValueError - cuda is asked for and there is none.
+        ValueError - cuda is asked for and there is none, or there are more processes than GPUs.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device must be auto or cpu on a machine without a CUDA GPU, got cuda")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if dist.local_rank() >= gpus:
+        raise ValueError(f"--nproc-per-node must be at most the number of GPUs, {gpus}, got local rank {dist.local_rank()}")
+    return torch.device("cuda", dist.local_rank())
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -141,6 +176,7 @@ def _without_dropout(config: Any) -> Any:
 
 
 @torch.no_grad()
+@forward_pass
 def _probe(policy: Policy, name: str) -> None:
     """Compare cap(hidden @ head.T + bias) with the model's own logits: a scaled head would otherwise train a wrong policy silently."""
     vocab_size = policy.head.weight.shape[0]
@@ -149,7 +185,7 @@ def _probe(policy: Policy, name: str) -> None:
     ours = policy.head(policy.hidden(ids, mask)).float()
     if policy.softcap is not None:
         ours = policy.softcap * torch.tanh(ours / policy.softcap)
-    theirs = policy.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    theirs = policy.model.forward(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     difference = (ours - theirs).abs().max() if ours.shape == theirs.shape else torch.tensor(torch.inf)
     if not difference <= PROBE_TOLERANCE * theirs.abs().max().clamp(min=1.0):
         raise ValueError(

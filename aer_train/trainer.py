@@ -61,7 +61,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         loop = Loop(config, policy, verifier, console)
         stack.callback(loop.rollout.close)
         if start is not None:
-            loop.progress = checkpoint.restore(start, loop.optimizer, loop.controller)
+            loop.progress = checkpoint.restore(start, policy, loop.optimizer, loop.controller)
         done = loop.progress.step
         recorder = stack.enter_context(Recorder(run, config, done if resume else None))
         if done >= config.run.steps:

@@ -51,9 +51,10 @@ class HFRollout:
         encoded = {first + p: encode_prompt(self.policy.tokenizer, prompt.text) for p, prompt in enumerate(prompts)}
         places = [(p, index) for p in encoded for index in range(group_size)]
         places.sort(key=lambda place: len(encoded[place[0]]))  # stable: less padding in a chunk
-        for start in range(0, len(places), self.config.batch_size):
-            self.policy.model.eval()
-            yield self._chunk(encoded, places[start : start + self.config.batch_size], seed, temperature)
+        with self.policy.gathered():
+            for start in range(0, len(places), self.config.batch_size):
+                self.policy.model.eval()
+                yield self._chunk(encoded, places[start : start + self.config.batch_size], seed, temperature)
 
     def sync(self, version: int) -> dict[str, float]:
         """Take over the weights of `version`: nothing to do, the policy samples by itself. Returns metrics."""
@@ -80,6 +81,7 @@ class HFRollout:
                 do_sample=False,
                 max_new_tokens=limit,
                 logits_processor=[sampler],
+                synced_gpus=False,
             )
         found = torch.stack(sampler.logprobs, 1)
         if not found.isfinite().all():

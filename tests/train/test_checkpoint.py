@@ -30,7 +30,7 @@ def test_everything_comes_back(policy: Policy, tmp_path: Path) -> None:
     other = load_policy(ModelConfig(name=str(folder)), CPU)
     fresh = torch.optim.AdamW(other.model.parameters(), lr=5e-3, weight_decay=0.5)
     restored = AdaptiveEntropyController()
-    assert checkpoint.restore(folder, fresh, restored) == Progress(20, 70)
+    assert checkpoint.restore(folder, other, fresh, restored) == Progress(20, 70)
     assert restored.state_dict() == controller.state_dict() and restored.alpha > 0
     for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -84,7 +84,7 @@ def test_a_state_of_another_rule_is_refused(policy: Policy, tmp_path: Path) -> N
     folder = checkpoint.save(tmp_path, Progress(1), policy, optimizer, controller, keep=1)
     other = AdaptiveEntropyController(EntropyControlConfig(kind="off"))
     with pytest.raises(ValueError, match=r"the configuration must fit the checkpoint .*step_000001: state must come from"):
-        checkpoint.restore(folder, optimizer, other)
+        checkpoint.restore(folder, policy, optimizer, other)
 
 
 def test_published_generation_settings_stay(policy: Policy, tmp_path: Path) -> None:

@@ -44,10 +44,12 @@ def stable_rows(run: Path) -> list[dict[str, Any]]:
 
 def final_state(run: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
     from safetensors.torch import load_file
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     folder = checkpoint.latest(run)
     state = json.loads((folder / "state.json").read_text())
-    return load_file(folder / "model.safetensors"), torch.load(folder / "trainer.pt", weights_only=True)["optimizer"]["state"], state
+    dcp_to_torch_save(folder / "optimizer", run / "optimizer.pt")
+    return load_file(folder / "model.safetensors"), torch.load(run / "optimizer.pt")["state"], state
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -1,0 +1,36 @@
+"""A few gloo processes on this machine, as torchrun would start them, for tests that compare them with one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from aer_train import dist
+
+CPU = torch.device("cpu")
+TIMEOUT = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def spawn(job: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
+    """Run job(*args) on every rank, and return what each returned."""
+    mp.spawn(_worker, (job, world, free_port(), str(folder), args), nprocs=world)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _worker(rank: int, job: Callable[..., Any], world: int, port: int, folder: str, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with dist.joined(CPU, TIMEOUT):
+        torch.save(job(*args), f"{folder}/{rank}.pt")
