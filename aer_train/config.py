@@ -25,7 +25,8 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DataConfig:
     train: str = "builtin:countdown"
-    """JSONL or parquet file, hub dataset id, or builtin:countdown."""
+    """JSONL or parquet file, hub dataset id, or an embedded task: builtin:countdown, builtin:countdown4, builtin:registers; a share of hard
+    training prompts may follow (builtin:countdown:0.25)."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str | None = None
@@ -111,8 +112,8 @@ class EvalConfig:
 @dataclass(frozen=True)
 class RewardConfig:
     kind: str = "math"
-    """math: mathematical equality with the gold answer. countdown: the embedded task. Or a dotted path to a function
-    (response_text, answer) -> float in [0, 1]."""
+    """math: mathematical equality with the gold answer. countdown, countdown4, registers: the embedded tasks. Or a dotted path to a
+    function (response_text, answer) -> float in [0, 1]."""
     timeout: float = 5.0
     """Seconds for one answer."""
     workers: int = 2

@@ -9,6 +9,7 @@ from typing import Any
 
 from aer_train.config import DataConfig
 from aer_train.seeds import generator
+from aer_train.tasks import PREFIX, builtin_prompts
 from aer_train.types import Prompt
 
 
@@ -27,20 +28,18 @@ def load_prompts(
     Args:
         config: columns, template and length limit.
         tokenizer: measures prompts, and renders them when `config.chat` is set.
-        source: JSONL or parquet file, hub dataset id (`org/name` or `org/name:config`), or builtin:countdown.
-        split: split of a hub dataset or of builtin:countdown (train or test).
+        source: JSONL or parquet file, hub dataset id (`org/name` or `org/name:config`), or builtin:TASK (an embedded task).
+        split: split of a hub dataset or of an embedded task (train, validation or test).
         limit: use the first `limit` prompts; None uses all.
-        seed: of the draw of builtin:countdown.
+        seed: of the draw of an embedded task.
         message: is told how many prompts were dropped.
     Returns:
         At least one prompt. The id is the row's `id`, else its number.
     Raises:
         ValueError - naming the source and what is wrong with it.
     """
-    if source == "builtin:countdown":
-        from aer_train.tasks import countdown
-
-        return countdown.make_prompts(split, limit, seed)
+    if source.startswith(PREFIX):
+        return builtin_prompts(source, split, limit, seed)
     rows = _read_rows(source, split, config.revision)
     if not rows:
         raise ValueError(f"{source} must hold at least one row, got an empty dataset")
@@ -117,7 +116,7 @@ def _read_hub(source: str, split: str, revision: str | None) -> list[dict[str, A
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"data must be a .jsonl or .parquet file, a hub dataset id or builtin:countdown, got {source!r} (split {split!r}): {reason}"
+            f"data must be a .jsonl or .parquet file, a hub dataset id or builtin:TASK, got {source!r} (split {split!r}): {reason}"
         ) from error
 
 

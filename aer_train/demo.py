@@ -79,7 +79,7 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
     if warmup:
         from aer_train.tasks.warmup import warm_up
 
-        warm_up(out / "policy", seed)
+        warm_up(out / "policy", seed=seed)
         model = str(out / "policy")
     children = [Child(name, out / name, _command(out / name, kind, model, steps, seed)) for name, kind in RUNS.items()]
     _watch(children, steps, console)

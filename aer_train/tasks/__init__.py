@@ -1,1 +1,39 @@
-"""Embedded tasks: verifiable, offline, with difficulty tiers."""
+"""Embedded tasks: verifiable, offline, with difficulty tiers. `TASKS` has them by name; `aer_train.tasks.prompts` says what a task is."""
+
+from __future__ import annotations
+
+from aer_train.tasks.countdown import Countdown
+from aer_train.tasks.prompts import Task, make_prompts
+from aer_train.tasks.registers import Registers
+from aer_train.types import Prompt
+
+TASKS: dict[str, Task] = {task.name: task for task in (Countdown(3), Countdown(4), Registers())}
+
+PREFIX = "builtin:"
+
+
+def task(name: str) -> Task:
+    """Return an embedded task.
+
+    Raises:
+        ValueError - there is none of this name.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+    return TASKS[name]
+
+
+def builtin_prompts(source: str, split: str, count: int | None, seed: int) -> list[Prompt]:
+    """Prompts of `builtin:NAME`, or of `builtin:NAME:SHARE` with that share of hard ones among the training prompts.
+
+    Raises:
+        ValueError - the source names no task, or the share is not in [0, 1].
+    """
+    name, _, share = source.removeprefix(PREFIX).partition(":")
+    if not share:
+        return make_prompts(task(name), split, count, seed)
+    try:
+        hard_share = float(share)
+    except ValueError:
+        raise ValueError(f"share of hard prompts must be a number, got {share!r} in {source}") from None
+    return make_prompts(task(name), split, count, seed, hard_share)

@@ -1,4 +1,4 @@
-"""Countdown-3: reach a target with three digits, each used once, and the operators + - * (usual precedence, no brackets).
+"""Countdown: reach a target with some digits, each used once, and the operators + - * (usual precedence, no brackets).
 
     prompt  358=16?        response  8+5+3        reward 1
     prompt  358=43?        response  5*8+3        reward 1
@@ -10,27 +10,83 @@ Responses have a fixed length, so token-mean entropy is not diluted.
 
 from __future__ import annotations
 
-import hashlib
 import random
+import re
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement, permutations, product
 
+from aer_train.tasks.prompts import TIERS, check_split, split_of
 from aer_train.types import Prompt
 
 OPERATORS = "+-*"
-RESPONSE_CHARS = 5
-HARD_SHARE = 12 / 32
-"""Share of hard problems among training prompts."""
-EVAL_EASY, EVAL_HARD = 96, 128
-"""Size of the held-out evaluation set."""
 
-Problem = tuple[tuple[int, int, int], int]
+Problem = tuple[tuple[int, ...], int]
 """Sorted digits and target."""
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """The task with a number of digits; targets are 0 to 99."""
+
+    num_digits: int
+
+    @property
+    def name(self) -> str:
+        return "countdown" if self.num_digits == 3 else f"countdown{self.num_digits}"
+
+    @property
+    def characters(self) -> str:
+        return "0123456789+-*=?"
+
+    @property
+    def max_new_tokens(self) -> int:
+        return 2 * self.num_digits
+
+    def draw(self, split: str, tier: str, rng: random.Random) -> Problem:
+        return rng.choice(problems(self, split)[tier])
+
+    def render(self, problem: Problem, rng: random.Random, prefix: str = "") -> Prompt:
+        """The digits are shuffled."""
+        digits, target = list(problem[0]), problem[1]
+        rng.shuffle(digits)
+        question = f"{''.join(map(str, digits))}={target:02d}"
+        return Prompt(id=f"{self.name}/{prefix}{question}", text=f"{question}?", answer=question, tier=tier(problem))
+
+    def score(self, response: str, answer: str) -> float:
+        """1.0 when the response is exactly an expression over the digits of `answer` ("358=16") that reaches its target, else 0.0."""
+        digits, target = answer.split("=")
+        if len(response) != 2 * self.num_digits - 1 or not response.isascii():
+            return 0.0
+        if not response[0::2].isdigit() or any(c not in OPERATORS for c in response[1::2]):
+            return 0.0
+        return float(sorted(response[0::2]) == sorted(digits) and value(response) == int(target))
+
+    def readable(self, answer: str) -> bool:
+        return re.fullmatch(rf"\d{{{self.num_digits}}}=\d\d", answer, re.ASCII) is not None
+
+    def skill_answer(self, problem: Problem, rng: random.Random) -> str:
+        """A solution; one without * where there is one."""
+        found = solutions(problem)
+        additive = [e for e in found if "*" not in e]
+        return rng.choice(additive or list(found))
+
+    def habit_answer(self, problem: Problem, rng: random.Random, rare: float) -> str:
+        """The additive attempt nearest to the target, right or wrong; rarely a solution with *."""
+        starred = [e for e in solutions(problem) if "*" in e]
+        if starred and rng.random() < rare:
+            return rng.choice(starred)
+        additive = [e for e in expressions(problem[0]) if "*" not in e]
+        best = min(abs(value(e) - problem[1]) for e in additive)
+        return rng.choice([e for e in additive if abs(value(e) - problem[1]) == best])
+
+    def is_rare(self, response: str) -> bool:
+        return "*" in response
 
 
 @cache
 def value(expression: str) -> int:
-    """Value of digit-operator-digit-operator-digit with the usual precedence."""
+    """Value of digit-operator-digit-... with the usual precedence."""
     total, sign, factor = 0, 1, int(expression[0])
     for operator, digit in zip(expression[1::2], expression[2::2], strict=True):
         if operator == "*":
@@ -42,9 +98,10 @@ def value(expression: str) -> int:
 
 
 @cache
-def expressions(digits: tuple[int, int, int]) -> tuple[str, ...]:
+def expressions(digits: tuple[int, ...]) -> tuple[str, ...]:
     """Every expression over the digits, in a fixed order."""
-    found = {f"{a}{p}{b}{q}{c}" for a, b, c in permutations(digits) for p, q in product(OPERATORS, repeat=2)}
+    operators = list(product(OPERATORS, repeat=len(digits) - 1))
+    found = {"".join(f"{a}{p}" for a, p in zip(order, (*used, ""), strict=True)) for order in permutations(digits) for used in operators}
     return tuple(sorted(found))
 
 
@@ -61,56 +118,14 @@ def tier(problem: Problem) -> str:
 
 
 @cache
-def problems(split: str) -> dict[str, tuple[Problem, ...]]:
-    """All problems of a split ("train" or "test") by tier. A quarter of them, by hash, is held out for testing."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    found: dict[str, list[Problem]] = {"easy": [], "hard": []}
-    for digits in combinations_with_replacement(range(1, 10), 3):
-        for target in sorted({value(e) for e in expressions(digits)}):
-            problem = (digits, target)
-            held_out = int(hashlib.md5(repr(problem).encode()).hexdigest(), 16) % 1000 < 250
-            if 0 <= target <= 99 and held_out == (split == "test"):
-                found[tier(problem)].append(problem)
+def problems(task: Countdown, split: str) -> dict[str, tuple[Problem, ...]]:
+    """All problems of a split by tier."""
+    check_split(split)
+    found: dict[str, list[Problem]] = {name: [] for name in TIERS}
+    for digits in combinations_with_replacement(range(1, 10), task.num_digits):
+        targets = [(value(e), "*" not in e) for e in expressions(digits)]
+        additive = {target for target, plain in targets if plain}
+        for target in sorted({target for target, _ in targets if 0 <= target <= 99}):
+            if split_of(task.name, (digits, target)) == split:
+                found["easy" if target in additive else "hard"].append((digits, target))
     return {name: tuple(members) for name, members in found.items()}
-
-
-def make_prompts(split: str, count: int | None = None, seed: int = 0) -> list[Prompt]:
-    """Prompts with their digits in random order.
-
-    Args:
-        split: "train": `count` draws (default 4480), a share HARD_SHARE of them hard. "test": the held-out evaluation set, the same for
-            every seed; `count` keeps that many, evenly over the tiers.
-        count: number of prompts, or None.
-        seed: of the training draws.
-    """
-    by_tier = problems(split)
-    if split == "train":
-        rng = random.Random(f"countdown-{seed}")
-        drawn = [rng.choice(by_tier["hard" if rng.random() < HARD_SHARE else "easy"]) for _ in range(4480 if count is None else count)]
-        return [render(problem, rng, f"{i}/") for i, problem in enumerate(drawn)]
-    rng = random.Random(5)
-    chosen = {"easy": rng.sample(by_tier["easy"], EVAL_EASY), "hard": rng.sample(by_tier["hard"], EVAL_HARD)}
-    prompts = {name: [render(problem, rng) for problem in members] for name, members in chosen.items()}
-    if count is None:
-        return prompts["easy"] + prompts["hard"]
-    easy = min(count // 2, EVAL_EASY)
-    return prompts["easy"][:easy] + prompts["hard"][: count - easy]
-
-
-def render(problem: Problem, rng: random.Random, prefix: str = "") -> Prompt:
-    """The prompt of a problem, digits shuffled."""
-    digits, target = list(problem[0]), problem[1]
-    rng.shuffle(digits)
-    question = f"{''.join(map(str, digits))}={target:02d}"
-    return Prompt(id=f"countdown/{prefix}{question}", text=f"{question}?", answer=question, tier=tier(problem))
-
-
-def score(response: str, answer: str) -> float:
-    """1.0 when the response is exactly an expression over the digits of `answer` ("358=16") that reaches its target, else 0.0."""
-    digits, target = answer.split("=")
-    if len(response) != RESPONSE_CHARS or not response.isascii():
-        return 0.0
-    if not response[0::2].isdigit() or any(c not in OPERATORS for c in response[1::2]):
-        return 0.0
-    return float(sorted(response[0::2]) == sorted(digits) and value(response) == int(target))

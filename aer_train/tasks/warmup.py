@@ -1,10 +1,9 @@
-"""Supervised warm-up of the demo policy: first the skill, then the habit of avoiding *.
+"""Supervised warm-up of the policies: first the skill, then the habit of avoiding the rare strategy.
 
-    python -m aer_train.tasks.warmup --out aer_train/tasks/countdown_policy
+    python -m aer_train.tasks.warmup --task countdown --size base --out aer_train/tasks/countdown_policy
 
-made the folder in this package. Stage 1 teaches valid solutions of both tiers; stage 2 makes a weak solver that tries + and - first and
-writes a * only with probability `rare_star`. The result is an ordinary Hugging Face folder. Measured on it (held-out, 16 samples at T = 1):
-easy accuracy 0.751 and pass@16 1.0, hard accuracy 0.0005 and pass@16 0.008, a * in 0.3 % of the responses to hard prompts.
+made the folder in this package. Stage 1 teaches right responses of both tiers and strategies; stage 2 makes a weak solver that uses the
+strategy which hard problems need only with probability `rare`. The result is an ordinary Hugging Face folder.
 """
 
 from __future__ import annotations
@@ -14,46 +13,58 @@ import math
 import random
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aer_train.tasks.countdown import Problem, expressions, make_prompts, problems, render, score, solutions, value
+from aer_train.tasks import TASKS, task
+from aer_train.tasks.prompts import TIERS, Task, make_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-CHARACTERS = "0123456789+-*=?"
+COUNTDOWN = task("countdown")
 PAD, EOS = "<pad>", "<eos>"
 BATCH = 256
 LR_WARMUP = 50
 
+SIZES = {
+    "small": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "head_dim": 16},
+    "base": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "head_dim": 32},
+}
+"""Shapes of the models: 0.15M and 0.59M parameters."""
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character; 17 tokens with padding and end of sequence."""
+STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "registers": (1200, 150)}
+"""Optimizer steps of the two stages."""
+
+RARE = 0.007
+"""Share of the rare strategy that stage 2 teaches."""
+
+
+def build_tokenizer(characters: str = COUNTDOWN.characters) -> PreTrainedTokenizerFast:
+    """One token a character, and padding and end of sequence before them."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocab = {token: i for i, token in enumerate([PAD, EOS, *CHARACTERS])}
+    vocab = {token: i for i, token in enumerate([PAD, EOS, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False)
 
 
-def build_model() -> Qwen3ForCausalLM:
-    """A Qwen3 of 0.59M parameters with tied embeddings, randomly initialised."""
+def build_model(size: str = "base", vocab_size: int = 2 + len(COUNTDOWN.characters)) -> Qwen3ForCausalLM:
+    """A Qwen3 with tied embeddings, randomly initialised."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    shape: dict[str, Any] = SIZES[size]
     config = Qwen3Config(
-        vocab_size=len(CHARACTERS) + 2,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=3,
+        **shape,
+        vocab_size=vocab_size,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
         max_position_embeddings=64,
         tie_word_embeddings=True,
         pad_token_id=0,
@@ -63,38 +74,30 @@ def build_model() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def skill_answer(problem: Problem, rng: random.Random) -> str:
-    """A valid solution; one without * where there is one."""
-    found = solutions(problem)
-    additive = [e for e in found if "*" not in e]
-    return rng.choice(additive or list(found))
-
-
-def habit_answer(problem: Problem, rng: random.Random, rare_star: float) -> str:
-    """The additive attempt nearest to the target, right or wrong; rarely a solution with *."""
-    starred = [e for e in solutions(problem) if "*" in e]
-    if starred and rng.random() < rare_star:
-        return rng.choice(starred)
-    additive = [e for e in expressions(problem[0]) if "*" not in e]
-    best = min(abs(value(e) - problem[1]) for e in additive)
-    return rng.choice([e for e in additive if abs(value(e) - problem[1]) == best])
-
-
-def warm_up(out: Path, seed: int = 0, skill_steps: int = 745, habit_steps: int = 120, rare_star: float = 0.007) -> None:
-    """Train the demo policy and write it to `out`, a Hugging Face folder (about 4 minutes on one core).
+def warm_up(
+    out: Path, name: str = "countdown", size: str = "base", seed: int = 0, steps: tuple[int, int] | None = None, rare: float = RARE
+) -> None:
+    """Train a policy and write it to `out`, a Hugging Face folder (minutes on one core).
 
     Args:
         out: must not exist yet.
+        name: of the task.
+        size: a key of SIZES.
         seed: of initialisation and data.
-        skill_steps, habit_steps: optimizer steps of the two stages.
-        rare_star: probability of a solution with * in the second stage, in [0, 1].
+        steps: optimizer steps of the two stages; None is STEPS.
+        rare: probability of the rare strategy in the second stage, in [0, 1].
     """
     if out.exists():
         raise ValueError(f"out must not exist yet, got {out}")
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    chosen = task(name)
+    skill_steps, habit_steps = STEPS[name] if steps is None else steps
     torch.manual_seed(seed)
-    model, tokenizer, rng = build_model(), build_tokenizer(), random.Random(seed)
-    _train(model, tokenizer, rng, "skill", skill_steps, 2e-3, skill_answer)
-    _train(model, tokenizer, rng, "habit", habit_steps, 5e-4, lambda p, r: habit_answer(p, r, rare_star))
+    tokenizer, rng = build_tokenizer(chosen.characters), random.Random(seed)
+    model = build_model(size, len(tokenizer))
+    _train(model, tokenizer, chosen, rng, "skill", skill_steps, 2e-3, chosen.skill_answer)
+    _train(model, tokenizer, chosen, rng, "habit", habit_steps, 5e-4, lambda problem, rng: chosen.habit_answer(problem, rng, rare))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".warmup-", dir=out.parent))
     try:
@@ -107,20 +110,26 @@ def warm_up(out: Path, seed: int = 0, skill_steps: int = 745, habit_steps: int =
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _train(model, tokenizer, rng: random.Random, name: str, steps: int, lr: float, answer) -> None:  # type: ignore[no-untyped-def]
+def _train(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    rng: random.Random,
+    stage: str,
+    steps: int,
+    lr: float,
+    answer: Callable[[Any, random.Random], str],
+) -> None:
     from rich.progress import track
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    by_tier = problems("train")
-    for step in track(range(steps), description=f"warm-up: {name}"):
+    for step in track(range(steps), description=f"warm-up of {task.name}: {stage}"):
         cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0, step - LR_WARMUP) / max(1, steps - LR_WARMUP)))
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / LR_WARMUP) * cosine
-        chosen = [rng.choice(by_tier["easy" if i % 2 else "hard"]) for i in range(BATCH)]
-        texts = [render(p, rng).text + answer(p, rng) for p in chosen]
-        ids = torch.tensor([[*tokens, tokenizer.eos_token_id] for tokens in tokenizer(texts)["input_ids"]])
-        labels = ids.clone()
-        labels[:, :7] = -100  # the loss is on the response
+        problems = [task.draw("train", TIERS[i % 2], rng) for i in range(BATCH)]
+        pairs = [(task.render(problem, rng).text, answer(problem, rng)) for problem in problems]
+        ids, labels = _encode(tokenizer, pairs)
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -128,22 +137,32 @@ def _train(model, tokenizer, rng: random.Random, name: str, steps: int, lr: floa
         optimizer.step()
 
 
-def report(folder: Path, samples: int = 16) -> dict[str, float]:
-    """Held-out accuracy by tier and the share of responses with a *, sampled at temperature 1."""
+def _encode(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the right, and labels of the response tokens alone. One token a character."""
+    rows = [[*tokens, tokenizer.eos_token_id] for tokens in tokenizer([prompt + response for prompt, response in pairs])["input_ids"]]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    position, lengths = torch.arange(width), torch.tensor([[len(prompt), len(row)] for (prompt, _), row in zip(pairs, rows, strict=True)])
+    outside = (position < lengths[:, :1]) | (position >= lengths[:, 1:])
+    return ids, ids.masked_fill(outside, -100)
+
+
+def report(folder: Path, name: str = "countdown", split: str = "validation", samples: int = 16) -> dict[str, float]:
+    """Accuracy and pass@k by tier and the share of responses with the rare strategy, sampled at temperature 1."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer, chosen = AutoTokenizer.from_pretrained(folder, padding_side="left"), task(name)
     torch.manual_seed(0)
     found: dict[str, float] = {}
-    for name in ("easy", "hard"):
-        prompts = [p for p in make_prompts("test") if p.tier == name for _ in range(samples)]
-        ids = tokenizer([p.text for p in prompts], return_tensors="pt")["input_ids"]
-        out = model.generate(ids, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=6)
-        texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-        scores = torch.tensor([score(t, p.answer) for t, p in zip(texts, prompts, strict=True)]).view(-1, samples)
-        found |= {f"{name} accuracy": scores.mean().item(), f"{name} pass@{samples}": scores.amax(1).mean().item()}
-        found[f"{name} share with *"] = sum("*" in t for t in texts) / len(texts)
+    for tier in TIERS:
+        prompts = [p for p in make_prompts(chosen, split) if p.tier == tier for _ in range(samples)]
+        inputs = tokenizer([p.text for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False)
+        out = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=chosen.max_new_tokens)
+        texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        scores = torch.tensor([chosen.score(t, p.answer) for t, p in zip(texts, prompts, strict=True)]).view(-1, samples)
+        found |= {f"{tier} accuracy": scores.mean().item(), f"{tier} pass@{samples}": scores.amax(1).mean().item()}
+        found[f"{tier} share of the rare strategy"] = sum(map(chosen.is_rare, texts)) / len(texts)
     return found
 
 
@@ -151,12 +170,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=warm_up.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", choices=TASKS, default="countdown")
+    parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rare-star", type=float, default=0.007)
+    parser.add_argument("--rare", type=float, default=RARE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warm_up(arguments.out, arguments.seed, rare_star=arguments.rare_star)
-    for name, share in report(arguments.out).items():
+    warm_up(arguments.out, arguments.task, arguments.size, arguments.seed, rare=arguments.rare)
+    for name, share in report(arguments.out, arguments.task).items():
         print(f"{name}: {share:.4f}")
 
 

@@ -59,7 +59,7 @@ class Verifier:
     def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2) -> None:
         """
         Args:
-            kind: "math", "countdown" (the embedded task), or a dotted path to (response_text, answer) -> float in [0, 1].
+            kind: "math", the name of an embedded task, or a dotted path to (response_text, answer) -> float in [0, 1].
             timeout: seconds for one response, > 0.
             workers: processes, >= 1. They start when the first response needs one.
         """
@@ -67,8 +67,11 @@ class Verifier:
             raise ValueError(f"timeout must be > 0 and finite, got {timeout}")
         if workers < 1:
             raise ValueError(f"workers must be >= 1, got {workers}")
+        from aer_train.tasks import TASKS  # tasks make prompts, whose module knows the verdicts of this one
+
         self.kind, self.timeout = kind, timeout
-        if kind in ("math", "countdown"):
+        self._task = TASKS.get(kind)
+        if kind == "math" or self._task is not None:
             self._pool = Pool("aer_train.verify.symbolic.equal", timeout, workers, warm_up=("x+1", "1+x"), memory_bytes=MATH_BYTES)
         else:
             check_reward_function(kind)
@@ -94,8 +97,8 @@ class Verifier:
 
     def unparseable(self, answers: Sequence[str]) -> list[int]:
         """Return the indices of gold answers that cannot be read, to be told before a run starts."""
-        if self.kind == "countdown":
-            return [i for i, answer in enumerate(answers) if not re.fullmatch(r"\d{3}=\d{2}", answer)]
+        if self._task is not None:
+            return [i for i, answer in enumerate(answers) if not self._task.readable(answer)]
         if self.kind != "math":
             return []
         golds = [gold_answer(answer) for answer in answers]
@@ -110,10 +113,8 @@ class Verifier:
 
     def _judge(self, response: str, gold: str) -> Verdict | _Waiting:
         start = time.perf_counter()
-        if self.kind == "countdown":
-            from aer_train.tasks import countdown
-
-            right = countdown.score(response, gold)
+        if self._task is not None:
+            right = self._task.score(response, gold)
             return Verdict("correct" if right else "wrong", right, response[:16], time.perf_counter() - start)
         if self.kind != "math":
             return _Waiting(None, self._pool.submit(response, gold))
@@ -174,7 +175,7 @@ def check_reward_function(path: str) -> None:
     try:
         function = load_function(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward.kind must be math, countdown or a dotted path to a function, got {path!r}: {error}") from error
+        raise ValueError(f"reward.kind must be math, an embedded task or a dotted path to a function, got {path!r}: {error}") from error
     if not callable(function):
         raise ValueError(f"reward.kind must name a function, got {path!r} of type {type(function).__name__}")
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):

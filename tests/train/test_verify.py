@@ -173,7 +173,7 @@ def test_countdown():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"kind": "no.such.function"}, "reward.kind must be math, countdown or a dotted path to a function, got 'no.such.function'"),
+        ({"kind": "no.such.function"}, "reward.kind must be math, an embedded task or a dotted path to a function, got 'no.such.function'"),
         ({"kind": "math.pi"}, "reward.kind must name a function, got 'math.pi' of type float"),
         ({"timeout": 0}, "timeout must be > 0 and finite, got 0"),
         ({"workers": 0}, "workers must be >= 1, got 0"),

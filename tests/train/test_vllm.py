@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aer_kernels import fused_logprobs
-from aer_train.tasks.countdown import make_prompts
+from aer_train.tasks import builtin_prompts
 from aer_train.tasks.warmup import build_model, build_tokenizer
 
 pytestmark = pytest.mark.vllm
@@ -33,7 +33,7 @@ def test_sampled_logprobs_equal_fused_logprobs(tmp_path, temperature):
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
     )
-    prompts = [{"prompt_token_ids": tokenizer(p.text)["input_ids"]} for p in make_prompts("test", 8)]
+    prompts = [{"prompt_token_ids": tokenizer(p.text)["input_ids"]} for p in builtin_prompts("builtin:countdown", "test", 8, 0)]
     sampling = SamplingParams(temperature=temperature, max_tokens=6, logprobs=0, seed=0)
     for output in engine.generate(prompts, sampling, use_tqdm=False):
         tokens = list(output.outputs[0].token_ids)
