@@ -15,6 +15,7 @@ def check_config(config: TrainConfig) -> None:
     _check("rollout.temperature", rollout.temperature, rollout.temperature > 0, "be > 0")
     _check("rollout.max_new_tokens", rollout.max_new_tokens, rollout.max_new_tokens >= 1, "be >= 1")
     _check("rollout.batch_size", rollout.batch_size, rollout.batch_size >= 1, "be >= 1")
+    _check("rollout.refill_rounds", rollout.refill_rounds, rollout.refill_rounds >= 0, "be >= 0")
 
     _check("objective.clip_low", objective.clip_low, objective.clip_low >= 0, "be >= 0")
     _check("objective.clip_high", objective.clip_high, objective.clip_high >= 0, "be >= 0")
@@ -46,6 +47,11 @@ def check_config(config: TrainConfig) -> None:
 
     _check("reward.timeout", config.reward.timeout, config.reward.timeout > 0, "be > 0")
     _check("reward.workers", config.reward.workers, config.reward.workers >= 1, "be >= 1")
+    buffer, penalty, tolerance = config.reward.overlong_buffer, config.reward.overlong_penalty, config.reward.tolerance
+    fits = 0 <= buffer <= rollout.max_new_tokens
+    _check("reward.overlong_buffer", buffer, fits, f"be in [0, rollout.max_new_tokens = {rollout.max_new_tokens}]")
+    _check("reward.overlong_penalty", penalty, penalty >= 0, "be >= 0")
+    _check("reward.tolerance", tolerance, tolerance >= 0, "be >= 0")
     _check("run.steps", run.steps, run.steps >= 1, "be >= 1")
     _check("run.threads", run.threads, run.threads is None or run.threads >= 1, "be >= 1 or None")
     _check("run.save_every", run.save_every, run.save_every >= 0, "be >= 0")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aer_kernels import AdaptiveEntropyController
 from aer_train.clock import Clock
 from aer_train.config import TrainConfig
 from aer_train.data import prompts_at
+from aer_train.judge import replaceable
 from aer_train.rollout.hf import HFRollout
 from aer_train.types import Group, Prompt
 from aer_train.verify import Verifier
@@ -18,24 +20,49 @@ class Collected:
 
     groups: list[Group]
     """optim.prompts_per_step of them."""
+    rounds: list[list[Group]]
+    """As they were drawn: the step's own prompts, unbiased, then the fresh ones of each refill."""
     position: int
     """Prompts taken from the data so far, those of this step included."""
 
 
 def collect(
-    rollout: HFRollout, verifier: Verifier, prompts: list[Prompt], position: int, step: int, config: TrainConfig, clock: Clock
+    rollout: HFRollout,
+    verifier: Verifier,
+    prompts: list[Prompt],
+    position: int,
+    step: int,
+    controller: AdaptiveEntropyController,
+    config: TrainConfig,
+    clock: Clock,
 ) -> Collected:
-    """Sample the next prompts and verify the responses.
+    """Sample the next prompts, verify the responses, and replace groups that teach nothing by fresh ones (rollout.refill).
+
+    A fresh group takes the place of a replaceable one, in order, if it is not replaceable itself. Whatever is still replaceable after
+    rollout.refill_rounds stays, so that the batch always has its size.
 
     Args:
         prompts: all of them.
         position: how many were taken by earlier steps.
-        step: 1-based; names the draw.
+        step: 1-based; names the draw, together with the round.
     """
-    count = config.optim.prompts_per_step
-    chosen = prompts_at(prompts, config.run.seed, position, count)
-    groups = draw(rollout, verifier, chosen, config.rollout.group_size, (config.run.seed, "train", step), clock)
-    return Collected(groups, position + count)
+    seed, size = config.run.seed, config.rollout.group_size
+    chosen = prompts_at(prompts, seed, position, config.optim.prompts_per_step)
+    position += len(chosen)
+    groups = draw(rollout, verifier, chosen, size, (seed, "train", step), clock)
+    rounds = [groups]
+    for number in range(1, config.rollout.refill_rounds + 1):
+        places = [place for place, empty in enumerate(replaceable(groups, controller, config)) if empty]
+        if not places:
+            break
+        chosen = prompts_at(prompts, seed, position, len(places))
+        position += len(chosen)
+        fresh = draw(rollout, verifier, chosen, size, (seed, "train", step, "refill", number), clock)
+        rounds.append(fresh)
+        useful = [group for group, empty in zip(fresh, replaceable(fresh, controller, config), strict=True) if not empty]
+        taken = dict(zip(places, useful, strict=False))
+        groups = [taken.get(place, group) for place, group in enumerate(groups)]
+    return Collected(groups, rounds, position)
 
 
 def draw(

@@ -58,6 +58,14 @@ class RolloutConfig:
     max_new_tokens: int = 512
     batch_size: int = 256
     """Sequences generated at once: memory only, never the samples."""
+    overlong: Literal["keep", "mask"] = "keep"
+    """Responses cut at max_new_tokens: keep trains them like any other, mask takes them out of the loss (DAPO's overlong filtering); they
+    still count in their group's mean and in the metrics."""
+    refill_rounds: int = 0
+    """How often groups that teach nothing may be replaced by fresh prompts within a step; 0 is off. What is left at the end is kept."""
+    refill: Literal["no_signal", "zero_variance"] = "no_signal"
+    """Which groups are replaced. zero_variance: all of equal rewards (DAPO's dynamic sampling). no_signal: those of them without entropy
+    pressure, w(q) = 0; so all-wrong groups stay while AER explores on them, and without an entropy term both rules are the same."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,12 @@ class RewardConfig:
     """Seconds for one answer."""
     workers: int = 2
     """Verifier processes."""
+    tolerance: float = 1e-6
+    """Rewards of a group that differ by at most this are equal: float noise is no learning signal."""
+    overlong_buffer: int = 0
+    """Tokens before rollout.max_new_tokens in which a response is penalised more and more (DAPO's soft overlong punishment); 0 is off."""
+    overlong_penalty: float = 1.0
+    """What a response of max_new_tokens loses; it lowers the advantage, never the accuracy that difficulty weights and metrics see."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,50 @@
-"""From the groups of a step to a batch: advantages within each group, and alpha * w(q) of each prompt for its samples."""
+"""From the groups of a step to a batch: what each response is worth, how much entropy pressure its prompt gets, and what is trained."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from aer_kernels import AdaptiveEntropyController
-from aer_train.advantage import group_accuracy, group_advantages
+from aer_train.advantage import group_accuracy, group_advantages, overlong_penalty
 from aer_train.config import TrainConfig
 from aer_train.types import Batch, Group
 
 
 def judge(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> Batch:
-    """Return the batch that these groups make under the present entropy coefficient."""
-    rewards = torch.tensor([group.rewards for group in groups])
-    advantages = group_advantages(rewards, config.objective.advantage).flatten().tolist()
-    coefficients = controller.coefficients(group_accuracy(rewards))
-    trained = [True] * len(advantages)
-    return Batch(groups, advantages, coefficients.repeat_interleave(rewards.shape[1]).tolist(), trained)
+    """Return the batch that these groups make under the present entropy coefficient.
+
+    Advantages come from the shaped rewards, the difficulty weights w(q) from the accuracy alone.
+    """
+    rewards = _shaped_rewards(groups, config)
+    advantages = group_advantages(rewards, config.objective.advantage, config.reward.tolerance)
+    coefficients = controller.coefficients(_accuracy(groups)).repeat_interleave(rewards.shape[1])
+    trained = [config.rollout.overlong == "keep" or sample.finished for group in groups for sample in group.samples]
+    return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained)
+
+
+def replaceable(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
+    """Return which groups teach nothing in the sense of rollout.refill.
+
+    An advantage counts where it reaches a trained response. Entropy pressure counts by the weight w(q), not by alpha * w(q): alpha is 0
+    until the controller needs it, and what a step samples must not flip with it.
+    """
+    batch, size = judge(groups, controller, config), len(groups[0].samples)
+    trained = torch.tensor(batch.trained).view(-1, size)
+    useful = ((torch.tensor(batch.advantages).view(-1, size) != 0) & trained).any(1)
+    if config.rollout.refill == "no_signal" and controller.enabled:
+        useful |= (controller.weights(_accuracy(groups)) > 0) & trained.any(1)
+    return (~useful).tolist()
+
+
+def _accuracy(groups: list[Group]) -> Tensor:
+    return group_accuracy(torch.tensor([group.rewards for group in groups]))
+
+
+def _shaped_rewards(groups: list[Group], config: TrainConfig) -> Tensor:
+    limit, reward = config.rollout.max_new_tokens, config.reward
+    penalties = [
+        [overlong_penalty(len(sample.tokens), limit, reward.overlong_buffer, reward.overlong_penalty) for sample in group.samples]
+        for group in groups
+    ]
+    return torch.tensor([group.rewards for group in groups]) + torch.tensor(penalties)

@@ -10,37 +10,58 @@ from typing import Any
 import torch
 
 from aer_kernels import AdaptiveEntropyController
+from aer_train.collect import Collected
 from aer_train.types import Batch, Group
 
 Row = dict[str, Any]
 
 
-def group_metrics(groups: list[Group]) -> Row:
-    """Return rewards (also by tier), verifier outcomes, group statistics and truncation."""
-    rewards = [reward for group in groups for reward in group.rewards]
+def collected_metrics(collected: Collected, tolerance: float) -> Row:
+    """Return rewards (also by tier), group statistics and truncation of the step's own prompts, which refill cannot bias, and what all
+    that was drawn cost: verifier outcomes, samples, tokens.
+
+    Args:
+        tolerance: rewards that differ by at most this are equal.
+    """
+    first, drawn = collected.rounds[0], [group for part in collected.rounds for group in part]
     by_tier: dict[str, list[float]] = {}
-    for group in groups:
+    for group in first:
         by_tier.setdefault(group.prompt.tier, []).extend(group.rewards)
-    outcomes = Counter(verdict.outcome for group in groups for verdict in group.verdicts)
+    outcomes = Counter(verdict.outcome for group in drawn for verdict in group.verdicts)
+    samples = [sample for group in drawn for sample in group.samples]
+    spreads = [max(group.rewards) - min(group.rewards) for group in first]
     return {
-        "reward/mean": _mean(rewards),
+        "reward/mean": _mean([reward for group in first for reward in group.rewards]),
         **{f"reward/tier/{tier}": _mean(values) for tier, values in sorted(by_tier.items()) if len(by_tier) > 1},
-        "reward/zero_variance_frac": _mean([min(group.rewards) == max(group.rewards) for group in groups]),
-        "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in groups]),
-        **{f"outcome/{name}": count / len(rewards) for name, count in sorted(outcomes.items())},
-        "tokens/truncated_frac": _mean([not sample.finished for group in groups for sample in group.samples]),
+        "reward/zero_variance_frac": _mean([spread <= tolerance for spread in spreads]),
+        "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in first]),
+        **{f"outcome/{name}": count / len(samples) for name, count in sorted(outcomes.items())},
+        "tokens/truncated_frac": _mean([not sample.finished for group in first for sample in group.samples]),
+        "tokens/generated": sum(len(sample.tokens) for sample in samples),
+        "refill/rounds": len(collected.rounds) - 1,
+        "refill/groups_replaced": len(first) - sum(group is other for group, other in zip(first, collected.groups, strict=True)),
+        "refill/samples_wasted": sum(len(group.samples) for group in discarded(collected)),
     }
 
 
+def discarded(collected: Collected) -> list[Group]:
+    """Return the groups that were drawn and are not trained."""
+    kept = {id(group) for group in collected.groups}
+    return [group for part in collected.rounds for group in part if id(group) not in kept]
+
+
 def batch_metrics(batch: Batch) -> Row:
-    """Return the lengths of what is trained, and the coefficient that its tokens got."""
+    """Return the rewards and lengths of what is trained, and the coefficient that its tokens got."""
     lengths = [len(sample.tokens) for sample in batch.samples]
     trained = [(c, n) for c, n, use in zip(batch.entropy_coef, lengths, batch.trained, strict=True) if use]
     tokens = sum(n for _, n in trained)
     return {
+        "reward/batch_mean": _mean([reward for group in batch.groups for reward in group.rewards]),
+        "reward/shaped_mean": _mean(batch.rewards),
         "tokens/response_mean": _mean(lengths),
+        "tokens/masked_frac": 1.0 - len(trained) / len(lengths),
         "tokens/loss": tokens,
-        "entropy/coef_mean_token": sum(c * n for c, n in trained) / tokens,
+        "entropy/coef_mean_token": sum(c * n for c, n in trained) / tokens if tokens else None,
     }
 
 
@@ -78,25 +99,31 @@ def peak_memory_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def sample_rows(step: int, batch: Batch) -> list[Row]:
-    """Return one row for each sample of a step."""
-    drawn = [(group.prompt, *pair) for group in batch.groups for pair in zip(group.samples, group.verdicts, strict=True)]
+def sample_rows(step: int, batch: Batch, collected: Collected) -> list[Row]:
+    """Return one row for each sample of a step; those of discarded groups, at the end, have no advantage."""
+    columns = (batch.rewards, batch.advantages, batch.entropy_coef, batch.trained)
+    decided = iter(zip(*columns, strict=True))
     return [
         {
             "step": step,
-            "prompt_id": prompt.id,
-            "tier": prompt.tier,
-            "prompt": prompt.text,
+            "prompt_id": group.prompt.id,
+            "tier": group.prompt.tier,
+            "prompt": group.prompt.text,
             "response": sample.text,
-            "answer": prompt.answer,
+            "answer": group.prompt.answer,
             "outcome": verdict.outcome,
             "reward": verdict.reward,
+            "shaped_reward": shaped,
             "advantage": advantage,
             "num_tokens": len(sample.tokens),
             "finished": sample.finished,
             "entropy_coef": coef,
+            "trained": trained,
+            "version": sample.version,
         }
-        for (prompt, sample, verdict), advantage, coef in zip(drawn, batch.advantages, batch.entropy_coef, strict=True)
+        for group in [*batch.groups, *discarded(collected)]
+        for sample, verdict in zip(group.samples, group.verdicts, strict=True)
+        for shaped, advantage, coef, trained in [next(decided, (None, None, None, False))]
     ]
 
 

@@ -26,7 +26,7 @@ from aer_train.console import Console
 from aer_train.data import load_prompts
 from aer_train.evaluate import evaluate
 from aer_train.judge import judge
-from aer_train.metrics import Row, batch_metrics, controller_metrics, group_metrics, peak_memory_mib, sample_rows, time_metrics
+from aer_train.metrics import Row, batch_metrics, collected_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
 from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.record import Recorder
 from aer_train.rollout.hf import HFRollout
@@ -116,11 +116,11 @@ class Loop:
     def step(self, recorder: Recorder) -> Row:
         """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics, without times."""
         config, clock, step = self.config, self.clock, self.progress.step + 1
-        collected = collect(self.rollout, self.verifier, self.prompts, self.progress.prompts, step, config, clock)
+        collected = collect(self.rollout, self.verifier, self.prompts, self.progress.prompts, step, self.controller, config, clock)
         batch = judge(collected.groups, self.controller, config)
         if config.run.save_samples_every and step % config.run.save_samples_every == 0:
             with clock.part("record"):
-                recorder.write_samples(step, sample_rows(step, batch))
+                recorder.write_samples(step, sample_rows(step, batch, collected))
         coef = {"entropy/coef": self.controller.alpha, "entropy/saturated": int(self.controller.saturated)}
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         self.controller.update(result.entropy_sum, result.num_tokens)
@@ -129,7 +129,7 @@ class Loop:
         self.progress = Progress(step, collected.position)
         return {
             "step": step,
-            **group_metrics(collected.groups),
+            **collected_metrics(collected, config.reward.tolerance),
             **batch_metrics(batch),
             **coef,
             **result.metrics,

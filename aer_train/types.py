@@ -60,6 +60,8 @@ class Batch:
     """The groups that a step trains on, and what was decided about each of their samples, group after group."""
 
     groups: list[Group]
+    rewards: list[float]
+    """After shaping: what the advantages come from."""
     advantages: list[float]
     entropy_coef: list[float]
     """alpha * w(q) of the sample's prompt."""

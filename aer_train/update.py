@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,28 +24,31 @@ class UpdateResult:
     """Nats, over the loss tokens of the step, of the policy that sampled them."""
     num_tokens: int
     """Loss tokens."""
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
+    """None where there was nothing to measure."""
 
 
 class Totals:
     """Sums, and one maximum, over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
+    NAMES = ("entropy", "mismatch", "weight", "clip_frac", "ratio_mean", "approx_kl")
+
     def __init__(self, device: torch.device) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.NAMES}
         self._ratio_max = torch.zeros((), device=device)
-
-    def add(self, name: str, value: Tensor | float) -> None:
-        """Add a 0-dim value in float64."""
-        new = torch.as_tensor(value, dtype=torch.float64, device=self._ratio_max.device)
-        self._sums[name] = self._sums[name] + new if name in self._sums else new
-
-    def add_ratio_max(self, value: Tensor) -> None:
-        self._ratio_max = torch.maximum(self._ratio_max, value)
 
     def add_sampling_policy(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
         """From the pass of the policy that sampled: entropy, and how far its log-probs are from those recorded at sampling."""
-        self.add("entropy", entropy.double().sum())
-        self.add("mismatch", (logprobs - batch.rollout_logprobs).abs().double().sum())
+        self._sums["entropy"] += entropy.double().sum()
+        self._sums["mismatch"] += (logprobs - batch.rollout_logprobs).abs().double().sum()
+
+    def add_update(self, metrics: dict[str, Tensor], weight: float) -> None:
+        """From the pass of an update: means over `weight` tokens (or responses)."""
+        self._sums["weight"] += weight
+        for name in ("clip_frac", "ratio_mean", "approx_kl"):
+            if name in metrics:
+                self._sums[name] += weight * metrics[name].double()
+        self._ratio_max = torch.maximum(self._ratio_max, metrics["ratio_max"])
 
     def read(self) -> dict[str, float]:
         """Return all of them, ratio_max included."""
@@ -57,7 +59,10 @@ class Totals:
 def update_policy(
     policy: Policy, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainConfig, step: int, clock: Clock | None = None
 ) -> UpdateResult:
-    """Make optim.updates_per_step updates, each on an equal share of the prompts; several need the log-probs of the policy that sampled.
+    """Make optim.updates_per_step updates, each on an equal share of the prompts.
+
+    The first update is on-policy: its own forward pass gives the log-probs that its ratios would need, and they are 1. Only the samples of
+    later updates need a pass of the policy that sampled.
 
     Args:
         step: 1-based; chooses the learning rate.
@@ -66,37 +71,33 @@ def update_policy(
         FloatingPointError - the loss or the gradient norm is not finite; that update was not applied.
     """
     clock = clock or Clock()
-    updates = config.optim.updates_per_step
+    updates, share = config.optim.updates_per_step, len(batch.samples) // config.optim.updates_per_step
+    parts = [[row for row in range(u * share, (u + 1) * share) if batch.trained[row]] for u in range(updates)]
     totals = Totals(policy.device)
-    old_logprobs = None
-    if updates > 1:
-        with clock.part("old_logprobs"):
-            old_logprobs = _sampling_logprobs(policy, batch, config, totals)
-    share = len(batch.samples) // updates
-    losses, norms, rate = [], [], 0.0
+    with clock.part("old_logprobs"):
+        old_logprobs = _sampling_logprobs(policy, batch, [row for part in parts[1:] for row in part], config, totals)
+    losses, norms, rate = [0.0] * updates, [0.0] * updates, 0.0
     with clock.part("train"):
-        for update in range(updates):
-            rows = _trained(batch, range(update * share, (update + 1) * share))
+        for update, rows in enumerate(parts):
             rate = learning_rate(config.optim, (step - 1) * updates + update, config.run.steps * updates)
-            loss, norm = _update(policy, optimizer, batch, rows, old_logprobs, config, totals, rate, step)
-            losses.append(loss)
-            norms.append(norm)
-        rows = _trained(batch, range(len(batch.samples)))
-        num_tokens = sum(len(batch.samples[row].tokens) for row in rows)
+            if rows:  # else every response of this share is masked: nothing to learn from
+                old = old_logprobs if update else None
+                losses[update], norms[update] = _update(policy, optimizer, batch, rows, old, config, totals, rate, step)
         sums = totals.read()
+    num_tokens = sum(len(batch.samples[row].tokens) for part in parts for row in part)
     metrics = {
         "policy/loss": math.fsum(losses) / updates,
-        "policy/clip_frac": sums["clip_frac"] / sums["weight"],
-        "policy/ratio_mean": sums["ratio_mean"] / sums["weight"],
+        "policy/clip_frac": _mean(sums, "clip_frac", sums["weight"]),
+        "policy/ratio_mean": _mean(sums, "ratio_mean", sums["weight"]),
         "policy/ratio_max": sums["ratio_max"],
         "optim/grad_norm": math.fsum(norms) / updates,
         "optim/lr": rate,
-        "entropy/mean": sums["entropy"] / num_tokens,
-        "entropy/per_response": sums["entropy"] / len(rows),
-        "rollout/mismatch_mean": sums["mismatch"] / num_tokens,
+        "entropy/mean": _mean(sums, "entropy", num_tokens),
+        "entropy/per_response": _mean(sums, "entropy", sum(map(len, parts))),
+        "rollout/mismatch_mean": _mean(sums, "mismatch", num_tokens),
     }
-    if "approx_kl" in sums:
-        metrics["policy/approx_kl"] = sums["approx_kl"] / sums["weight"]
+    if config.objective.kind != "gspo":
+        metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
     return UpdateResult(sums["entropy"], num_tokens, metrics)
 
 
@@ -115,7 +116,7 @@ def _update(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     rows: list[int],
-    old_logprobs: list[list[float]] | None,
+    old_logprobs: dict[int, list[float]] | None,
     config: TrainConfig,
     totals: Totals,
     rate: float,
@@ -136,7 +137,7 @@ def _update(
 
 
 def _backward(
-    policy: Policy, batch: Batch, rows: list[int], old_logprobs: list[list[float]] | None, config: TrainConfig, totals: Totals
+    policy: Policy, batch: Batch, rows: list[int], old_logprobs: dict[int, list[float]] | None, config: TrainConfig, totals: Totals
 ) -> Tensor:
     """Accumulate the gradient of the update on these rows; returns its loss, float64."""
     denominator = denominators([batch.samples[row] for row in rows], config.objective, config.rollout.max_new_tokens)
@@ -154,33 +155,26 @@ def _backward(
         total += output.loss.detach()
         if old_logprobs is None:
             totals.add_sampling_policy(micro, output.logprobs, output.entropy)
-        weight = float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens)
-        totals.add("weight", weight)
-        for name in ("clip_frac", "ratio_mean", "approx_kl"):
-            if name in output.metrics:
-                totals.add(name, weight * output.metrics[name].double())
-        totals.add_ratio_max(output.metrics["ratio_max"])
+        totals.add_update(output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
 
-def _sampling_logprobs(policy: Policy, batch: Batch, config: TrainConfig, totals: Totals) -> list[list[float]]:
-    """Log-probs of the response tokens of every trained sample before the first update."""
-    found: list[list[float]] = [[] for _ in batch.samples]
-    rows = _trained(batch, range(len(batch.samples)))
+def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: TrainConfig, totals: Totals) -> dict[int, list[float]]:
+    """Log-probs of the response tokens of these samples before the first update."""
+    measured = []
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
         totals.add_sampling_policy(micro, logprobs, entropy)
-        for row, values in zip(micro.rows, logprobs.tolist(), strict=False):
-            found[rows[row]] = values[response_slice(batch.samples[rows[row]])]
-    return found
-
-
-def _trained(batch: Batch, rows: range) -> list[int]:
-    return [row for row in rows if batch.trained[row]]
+        measured.append((micro.rows, logprobs))
+    return {
+        rows[index]: values[response_slice(batch.samples[rows[index]])]
+        for indices, logprobs in measured  # read only now: the device need not wait between micro-batches
+        for index, values in zip(indices, logprobs.tolist(), strict=False)
+    }
 
 
 def _pack(
-    policy: Policy, batch: Batch, rows: list[int], old_logprobs: Sequence[Sequence[float]] | None, config: TrainConfig
+    policy: Policy, batch: Batch, rows: list[int], old_logprobs: dict[int, list[float]] | None, config: TrainConfig
 ) -> list[MicroBatch]:
     return micro_batches(
         [batch.samples[row] for row in rows],
@@ -191,6 +185,10 @@ def _pack(
         pad_id=policy.tokenizer.pad_token_id,
         device=policy.device,
     )
+
+
+def _mean(sums: dict[str, float], name: str, count: float) -> float | None:
+    return sums[name] / count if count else None
 
 
 def loss_memory(config: TrainConfig) -> int | None:

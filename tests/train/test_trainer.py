@@ -13,6 +13,7 @@ import torch
 
 from aer_kernels import EntropyControlConfig
 from aer_train import checkpoint, update
+from aer_train.clock import PARTS
 from aer_train.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
 from aer_train.loss import MicroLoss
 from aer_train.record import read_evals, read_metrics
@@ -52,6 +53,10 @@ def final_state(run: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
     return load_file(folder / "model.safetensors"), torch.load(run / "optimizer.pt")["state"], state
 
 
+def checkpoint_state(run: Path) -> dict[str, Any]:
+    return json.loads((checkpoint.latest(run) / "state.json").read_text())
+
+
 def assert_same_run(a: Path, b: Path) -> None:
     assert stable_rows(a) == stable_rows(b)
     (weights_a, optimizer_a, state_a), (weights_b, optimizer_b, state_b) = final_state(a), final_state(b)
@@ -77,6 +82,68 @@ def test_two_and_two_steps_are_four(config: TrainConfig, tmp_path: Path, updates
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["entropy/coef"] == 0.0 and rows[-1]["entropy/coef"] > 0.0
     assert len({row["optim/grad_norm"] for row in rows}) == 4, "every step trained"
+
+
+def test_refill_resumes_exactly_and_counts_what_it_costs(config: TrainConfig, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    config = replace(
+        changed(config, "optim", updates_per_step=1, prompts_per_step=4),
+        rollout=RolloutConfig(group_size=2, max_new_tokens=3, refill_rounds=2, refill="zero_variance"),
+        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
+    )
+    whole = train(changed(config, "run", out=str(tmp_path / "whole")))
+    parts = train(changed(config, "run", steps=2))
+    train(config, resume=True)
+    assert_same_run(whole, parts)
+    rows = stable_rows(whole)
+    assert sum(row["refill/groups_replaced"] for row in rows) > 0
+    assert checkpoint_state(whole)["prompts"] == sum(4 + row["refill/samples_wasted"] // 2 for row in rows)
+    for row in rows:
+        samples = pq.read_table(whole / "samples" / f"step_{row['step']:06d}.parquet").to_pylist()
+        assert len(samples) == 8 + row["refill/samples_wasted"] and [s["trained"] for s in samples] == [True] * 8 + [False] * (
+            len(samples) - 8
+        )
+        assert sum(s["num_tokens"] for s in samples) == row["tokens/generated"]
+        assert {s["version"] for s in samples} == {row["step"] - 1}
+        assert sum(s["reward"] for s in samples[:8]) / 8 == pytest.approx(row["reward/batch_mean"])
+
+
+@pytest.mark.parametrize("save_every", [1, 3])
+def test_the_parts_of_the_time_add_up(config: TrainConfig, save_every: int) -> None:
+    config = replace(changed(config, "run", save_every=save_every), eval=EvalConfig(data="builtin:countdown", every=2, samples=1, limit=2))
+    begin = time.perf_counter()
+    rows = read_metrics(train(config))
+    elapsed = time.perf_counter() - begin
+    for row in rows:
+        parts = [row[f"time/{part}"] for part in PARTS]
+        assert sum(parts) == pytest.approx(row["time/step"], rel=1e-9) and min(parts) >= 0
+        assert sum(row[f"time_share/{part}"] for part in PARTS) == pytest.approx(1.0)
+        assert row["time/rollout"] > 0 and row["time/old_logprobs"] > 0 and row["time/train"] > 0 and row["time/record"] > 0
+    assert sum(row["time/step"] for row in rows) < elapsed
+    assert [row["time/eval"] > 0 for row in rows] == [True, True, False, True], "the first row holds the evaluation before it"
+    written = [step % save_every == 0 for step in range(4)]
+    assert [row["time/checkpoint"] > 0 for row in rows] == [False, *written[1:]], "a checkpoint follows its row: the next one holds it"
+
+
+def test_overlong_responses(config: TrainConfig) -> None:
+    config = replace(
+        changed(config, "run", steps=1),
+        rollout=RolloutConfig(group_size=4, max_new_tokens=6, overlong="mask"),
+        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1, overlong_buffer=3, overlong_penalty=0.6),
+    )
+    import pyarrow.parquet as pq
+
+    run = train(config)
+    (row,) = read_metrics(run)
+    samples = pq.read_table(run / "samples" / "step_000001.parquet").to_pylist()
+    cut = [s for s in samples if not s["finished"]]
+    assert 0 < len(cut) < len(samples) and row["tokens/truncated_frac"] == row["tokens/masked_frac"] == len(cut) / len(samples)
+    assert all(s["trained"] == s["finished"] for s in samples)
+    assert row["tokens/loss"] == sum(s["num_tokens"] for s in samples if s["finished"]) < row["tokens/generated"]
+    for s in samples:
+        assert s["shaped_reward"] == pytest.approx(s["reward"] - 0.6 * max(0, s["num_tokens"] - 3) / 3, abs=1e-6)
+    assert row["reward/mean"] == row["reward/batch_mean"] > row["reward/shaped_mean"]
 
 
 def test_a_killed_run_ends_like_an_undisturbed_one(config: TrainConfig, tmp_path: Path) -> None:
@@ -182,7 +249,8 @@ def test_the_samples_say_what_happened(config: TrainConfig) -> None:
     rows = pq.read_table(run / "samples" / "step_000001.parquet").to_pylist()
     assert len(rows) == 24
     assert list(rows[0]) == [
-        "step", "prompt_id", "tier", "prompt", "response", "answer", "outcome", "reward", "advantage", "num_tokens", "finished", "entropy_coef",
+        "step", "prompt_id", "tier", "prompt", "response", "answer", "outcome", "reward", "shaped_reward", "advantage",
+        "num_tokens", "finished", "entropy_coef", "trained", "version",
     ]  # fmt: skip
     assert len({row["prompt_id"] for row in rows}) == 6 and len({row["response"] for row in rows[:4]}) > 1
 

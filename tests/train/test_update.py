@@ -24,7 +24,7 @@ def batch(policy: Policy) -> Batch:
     advantages = [1.0, -1.0, 0.5, -0.5, 0.0, 0.0, -2.0, 2.0]
     verdicts = [Verdict("wrong", 0.0, None, 0.0)] * 2
     groups = [Group(prompt, samples[2 * i : 2 * i + 2], verdicts) for i, prompt in enumerate(PROMPTS)]
-    return Batch(groups, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8)
+    return Batch(groups, [0.0] * 8, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8)
 
 
 def optimizer_of(policy: Policy) -> torch.optim.AdamW:
@@ -72,12 +72,71 @@ def test_updates_take_equal_shares_of_the_prompts(policy: Policy, batch: Batch, 
     config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=2))
     result = update_policy(policy, optimizer_of(policy), batch, config, step=1)
     assert shares == [[(0, 0), (0, 1), (1, 0), (1, 1)], [(2, 0), (2, 1), (3, 0), (3, 1)]]
-    assert seen == [
-        (*batch.advantages, *batch.entropy_coef, 8, True),
-        (*batch.advantages[:4], *batch.entropy_coef[:4], 4, False),
-        (*batch.advantages[4:], *batch.entropy_coef[4:], 4, False),
-    ]
+    first, second = ((*batch.advantages[rows], *batch.entropy_coef[rows], 4) for rows in (slice(4), slice(4, 8)))
+    assert seen == [(*second, True), (*first, True), (*second, False)], "old log-probs of the second share, then both updates"
     assert result.metrics["policy/ratio_max"] > 1.01, "the second update is off-policy"
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4])
+def test_only_later_updates_need_old_logprobs(policy: Policy, batch: Batch, monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
+    passes = {"with gradient": 0, "without": 0}
+
+    def counting(module, args, kwargs):  # type: ignore[no-untyped-def]
+        passes["with gradient" if torch.is_grad_enabled() else "without"] += len(kwargs["input_ids"])
+
+    policy.model.base_model.register_forward_pre_hook(counting, with_kwargs=True)
+    config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=updates, tokens_per_microbatch=20))
+    result = update_policy(policy, optimizer_of(policy), batch, config, step=1)
+    assert passes == {"with gradient": 8, "without": 8 * (updates - 1) // updates}, "samples, each once"
+    assert (result.metrics["policy/ratio_max"] == 1.0) == (updates == 1)
+
+
+def test_masked_responses_are_as_if_they_were_not_there(policy: Policy, batch: Batch, model_folder: Path) -> None:
+    other = load_policy(ModelConfig(name=str(model_folder)), torch.device("cpu"))
+    keep = [True, False, True, True, False, True, True, False]
+    a = update_policy(policy, optimizer_of(policy), replace(batch, trained=keep), CONFIG, step=1)
+    zeroed = replace(
+        batch,
+        advantages=[value * use for value, use in zip(batch.advantages, keep, strict=True)],
+        entropy_coef=[value * use for value, use in zip(batch.entropy_coef, keep, strict=True)],
+    )
+    b = update_policy(other, optimizer_of(other), zeroed, CONFIG, step=1)
+    lengths = [len(sample.tokens) for sample in batch.samples]
+    assert a.num_tokens == sum(n for n, use in zip(lengths, keep, strict=True) if use) < b.num_tokens == sum(lengths)
+    assert a.metrics["policy/loss"] * a.num_tokens == pytest.approx(b.metrics["policy/loss"] * b.num_tokens, rel=1e-5)
+    assert a.metrics["optim/grad_norm"] * a.num_tokens == pytest.approx(b.metrics["optim/grad_norm"] * b.num_tokens, rel=1e-5)
+    assert a.entropy_sum < b.entropy_sum, "the controller sees the tokens of the loss and no others"
+
+
+def test_a_step_without_loss_tokens_changes_nothing(policy: Policy, batch: Batch) -> None:
+    before = [parameter.clone() for parameter in policy.model.parameters()]
+    config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=2))
+    result = update_policy(policy, optimizer_of(policy), replace(batch, trained=[False] * 8), config, step=1)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+    assert result.num_tokens == 0 and result.entropy_sum == 0.0
+    assert result.metrics["policy/loss"] == 0.0 and result.metrics["entropy/mean"] is None
+
+
+@pytest.mark.parametrize("objective", [ObjectiveConfig(), ObjectiveConfig(kind="gspo", aggregation="sequence_mean")], ids=["ppo", "gspo"])
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_the_gradient_is_the_same_on_any_number_of_ranks(policy: Policy, batch: Batch, objective: ObjectiveConfig, world: int) -> None:
+    denominator = denominators(batch.samples, objective, 6)
+    parameters = list(policy.model.parameters())
+
+    def gradient(budget: int, world: int) -> list[torch.Tensor]:
+        policy.model.zero_grad()
+        for rank in range(world):
+            options = {"tokens_per_microbatch": budget, "pad_id": 0, "device": policy.device, "rank": rank, "world": world}
+            for micro in micro_batches(batch.samples, batch.advantages, batch.entropy_coef, None, **options):
+                output = policy_loss(policy, micro, objective, denominator, temperature=0.9)
+                assert all(value.isfinite() for value in output.metrics.values()), "an empty micro-batch too"
+                output.loss.backward()
+        return [parameter.grad.clone() for parameter in parameters]
+
+    expected = gradient(10**6, 1)
+    for budget in (1, 30, 10**6):
+        for a, b in zip(gradient(budget, world), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ppo", "cispo", "gspo"])
