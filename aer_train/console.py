@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from aer_train.config import TrainConfig
+from aer_train.hints import Hints
 
 Row = dict[str, Any]
 
@@ -24,8 +28,7 @@ class Console:
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
-        self._first: Row | None = None
-        self._hinted: set[str] = set()
+        self._hints: Hints | None = None
 
     def start(self, total: int, done: int) -> None:
         """Show the bar of a run of `total` steps of which `done` are behind it."""
@@ -38,26 +41,25 @@ class Console:
         self._progress.start()
         self._task = self._progress.add_task("train", total=total, completed=done, numbers="")
 
+    def watch(self, config: TrainConfig, rows: Iterable[Row] = ()) -> None:
+        """Tell hints from now on; `rows` are those of the steps before a resume, whose hints were told then."""
+        self._hints = Hints(asdict(config))
+        for row in rows:
+            self._hints.step(row)
+
     def step(self, row: Row) -> None:
         """Show the numbers of a finished step, and the hints that they call for."""
-        self._first = self._first or row
         if self._progress is not None:
             self._progress.update(self._task, completed=row["step"], numbers=numbers(row))
         elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
             self.message(f"step {row['step']}: {numbers(row)}")
-        for name, text in hints(row, self._first).items():
-            if name not in self._hinted:
-                self._hinted.add(name)
-                self.hint(text)
+        for hint in self._hints.step(row) if self._hints is not None else []:
+            self.rich.print(f"hint, step {hint.step}: {hint.text}", style="yellow", markup=False, soft_wrap=True)
 
     def message(self, text: str) -> None:
         """Print a line."""
         self.rich.print(text, markup=False, soft_wrap=True)
-
-    def hint(self, text: str) -> None:
-        """Print a line that says what to do."""
-        self.rich.print(f"hint: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def eval_table(self, result: Row) -> None:
         """Print an evaluation."""
@@ -88,20 +90,3 @@ def eval_table(result: Row) -> Table:
         shares = [found["accuracy"], *found["pass@k"].values(), found["truncated_frac"]]
         table.add_row(tier, str(found["problems"]), *(f"{share:.3f}" for share in shares))
     return table
-
-
-def hints(row: Row, first: Row) -> dict[str, str]:
-    """Return what the numbers of a step call for, by name; `first` is the first step's row."""
-    relative = row["entropy/mean"] / first["entropy/mean"] if row.get("entropy/mean") is not None and first.get("entropy/mean") else 1.0
-    known: Sequence[tuple[str, bool, str]] = (
-        ("zero_variance", row["reward/zero_variance_frac"] == 1.0,
-         "all responses to each prompt got the same reward: no learning signal; try easier data or a larger rollout.group_size"),
-        ("truncated", row["tokens/truncated_frac"] == 1.0, "every response was cut: raise rollout.max_new_tokens"),
-        ("collapse", relative < 0.25,
-         "entropy fell below a quarter of its start: use entropy.kind aer, or raise entropy.tau or entropy.max_coef"),
-        ("explosion", relative > 2.0,
-         "entropy is more than twice its start: lower entropy.max_coef (or entropy.coef for a fixed coefficient), or optim.lr"),
-        ("saturated", row.get("entropy/saturated") == 1 and row["step"] > 10,
-         "the entropy coefficient is at its bound and entropy still below the target: raise entropy.max_coef or lower entropy.tau"),
-    )  # fmt: skip
-    return {name: text for name, holds, text in known if holds}

@@ -28,7 +28,7 @@ from aer_train.evaluate import evaluate
 from aer_train.judge import judge
 from aer_train.metrics import Row, batch_metrics, collected_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
 from aer_train.model import Policy, load_policy, resolve_device
-from aer_train.record import Recorder
+from aer_train.record import Recorder, read_metrics
 from aer_train.rollout.hf import HFRollout
 from aer_train.types import Prompt
 from aer_train.update import update_policy
@@ -66,6 +66,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         recorder = stack.enter_context(Recorder(run, config, done if resume else None))
         if done >= config.run.steps:
             console.message(f"{run} already has {done} steps; raise run.steps to go on")
+        console.watch(config, read_metrics(run) if done else ())
         console.start(config.run.steps, done)
         try:
             loop.run(recorder)

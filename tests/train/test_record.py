@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aer_train.config import RunConfig, TrainConfig
-from aer_train.console import eval_table, hints, numbers
+from aer_train.console import eval_table, numbers
 from aer_train.record import Recorder, read_config, read_evals, read_metrics, write_atomic
 
 CONFIG = TrainConfig()
@@ -92,17 +92,6 @@ def test_a_tracker_that_is_not_installed_leaves_nothing_behind(tmp_path, monkeyp
 def test_numbers_line():
     assert numbers(ROW) == "reward 0.500  H 1.000 -> 0.850  coef 0.100  1,234 tok/s"
     assert numbers(ROW | {"entropy/target": None}) == "reward 0.500  H 1.000  coef 0.100  1,234 tok/s"
-
-
-@pytest.mark.parametrize(
-    "change, name",
-    [({"reward/zero_variance_frac": 1.0}, "zero_variance"), ({"tokens/truncated_frac": 1.0}, "truncated"), ({"entropy/mean": 0.2}, "collapse"),
-     ({"entropy/mean": 2.5}, "explosion"), ({"entropy/saturated": 1}, "saturated")],
-)  # fmt: skip
-def test_hints(change, name):
-    row = {"step": 20, **ROW}
-    assert hints(row, row) == {}
-    assert list(hints(row | change, row)) == [name]
 
 
 def test_eval_table_has_a_row_for_each_tier():
