@@ -8,7 +8,8 @@ from aer_kernels import fused_logprobs
 from aer_train.config import RolloutConfig
 from aer_train.data import encode_prompt
 from aer_train.model import Policy
-from aer_train.rollout.hf import HFRollout, InverseCDFSampler
+from aer_train.rollout import hf
+from aer_train.rollout.hf import HFRollout, draw
 from aer_train.types import Prompt
 
 PROMPTS = [Prompt(str(i), text, "") for i, text in enumerate(["12=?", "7", "345+6=?", "98"])]
@@ -25,6 +26,15 @@ def test_samples_do_not_depend_on_the_batch(policy: Policy) -> None:
     for a, b in zip(whole, one_by_one, strict=True):
         assert (a.tokens, a.text, a.finished, a.prompt_tokens) == (b.tokens, b.text, b.finished, b.prompt_tokens)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_the_stream_gives_the_same_samples_as_they_end(policy: Policy) -> None:
+    """Short ones first; long ones do not wait in a batch of their own, and each prompt is read once."""
+    generation = rollout(policy, max_new_tokens=30)
+    parts = list(generation.stream(PROMPTS, 8, (0, "train", 5)))
+    assert len(parts) > 3 and max(len(s.tokens) for s in parts[0]) < max(len(s.tokens) for s in parts[-1]) == 30
+    streamed = sorted((s for part in parts for s in part), key=lambda s: (s.prompt, s.index))
+    assert streamed == generation.generate(PROMPTS, 8, (0, "train", 5))
 
 
 def test_the_seed_names_the_draw(policy: Policy) -> None:
@@ -50,23 +60,39 @@ def test_logprobs_are_those_of_the_tempered_policy(policy: Policy, temperature: 
         assert found[len(sample.prompt_tokens) - 1 :].tolist() == pytest.approx(sample.logprobs, abs=1e-4)
 
 
-def test_frequencies_follow_the_softmax() -> None:
-    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf]) / 0.7
+@pytest.mark.parametrize("block", [2, 512])
+def test_frequencies_follow_the_softmax(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Whether the cumulative sum is taken at once or in blocks, the last of them padded."""
+    monkeypatch.setattr(hf, "CDF_BLOCK", block)
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf])
     count = 20_000
-    sampler = InverseCDFSampler(torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random((count, 1))), 0.7)
-    chosen = sampler(torch.zeros(count, 1), (logits * 0.7).expand(count, 5)).argmax(-1)
-    expected = torch.softmax(logits, 0) * count
+    chosen, logprobs = draw(logits.expand(count, 5), torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random(count)), 0.7)
+    expected = torch.softmax(logits / 0.7, 0) * count
     observed = torch.bincount(chosen, minlength=5)
     assert observed[4] == 0
     chi_square = ((observed - expected)[:4] ** 2 / expected[:4]).sum()
     assert chi_square < 16.27  # 3 degrees of freedom, p = .001
-    assert torch.allclose(sampler.logprobs[0], torch.log_softmax(logits, 0)[chosen])
+    assert torch.allclose(logprobs, torch.log_softmax(logits / 0.7, 0)[chosen])
 
 
-def test_extreme_uniforms_stay_in_the_support() -> None:
-    scores = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(2, 1)
-    sampler = InverseCDFSampler(torch.tensor([[0.0], [math.nextafter(1.0, 0.0)]], dtype=torch.float64), 1.0)
-    assert sampler(torch.zeros(2, 1), scores).argmax(-1).tolist() == [1, 2]
+@pytest.mark.parametrize("block", [1, 2, 512])
+def test_extreme_uniforms_stay_in_the_support(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(hf, "CDF_BLOCK", block)
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(3, 1)
+    uniforms = torch.tensor([0.0, 0.5, math.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert draw(logits, uniforms, 1.0)[0].tolist() == [1, 2, 2]
+
+
+def test_a_draw_is_the_inverse_of_the_cumulative_sum() -> None:
+    """A vocabulary of many blocks against the definition in float64."""
+    logits = 3 * torch.randn(200, 5000, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.from_numpy(np.random.Generator(np.random.Philox(key=2)).random(200))
+    cdf = torch.softmax(logits.double() / 1.3, -1).cumsum(-1)
+    chosen, logprobs = draw(logits, uniforms, 1.3)
+    below = torch.where(chosen == 0, 0.0, cdf.gather(-1, (chosen - 1).clamp(min=0)[:, None]).squeeze(-1))
+    assert (below <= uniforms + 1e-6).all() and (uniforms <= cdf.gather(-1, chosen[:, None]).squeeze(-1) + 1e-6).all()
+    exact = torch.log_softmax(logits.double() / 1.3, -1).gather(-1, chosen[:, None]).squeeze(-1)
+    assert logprobs.tolist() == pytest.approx(exact.tolist(), abs=2e-6)
 
 
 def test_greedy_is_the_argmax(policy: Policy) -> None:
