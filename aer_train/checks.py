@@ -25,6 +25,10 @@ def check_config(config: TrainConfig) -> None:
     gspo_ok = objective.kind != "gspo" or objective.aggregation == "sequence_mean"
     _check("objective.aggregation", objective.aggregation, gspo_ok, "be sequence_mean for objective.kind gspo")
 
+    weights_ok = objective.kind != "gspo" or not objective.mismatch.startswith("token")
+    _check("objective.mismatch", objective.mismatch, weights_ok, "be of the whole sequence (or off, or auto) for objective.kind gspo")
+    _check("objective.mismatch_cap", objective.mismatch_cap, objective.mismatch_cap > 0, "be > 0")
+
     _check("optim.lr", optim.lr, optim.lr > 0, "be > 0")
     _check("optim.betas", optim.betas, all(0 <= beta < 1 for beta in optim.betas), "be in [0, 1)")
     _check("optim.weight_decay", optim.weight_decay, optim.weight_decay >= 0, "be >= 0")

@@ -9,7 +9,7 @@ from aer_train.clock import Clock
 from aer_train.config import TrainConfig
 from aer_train.data import prompts_at
 from aer_train.judge import replaceable
-from aer_train.rollout.hf import HFRollout
+from aer_train.rollout.protocol import Rollout
 from aer_train.types import Group, Prompt
 from aer_train.verify import Verifier
 
@@ -27,7 +27,7 @@ class Collected:
 
 
 def collect(
-    rollout: HFRollout,
+    rollout: Rollout,
     verifier: Verifier,
     prompts: list[Prompt],
     position: int,
@@ -66,7 +66,7 @@ def collect(
 
 
 def draw(
-    rollout: HFRollout, verifier: Verifier, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], clock: Clock
+    rollout: Rollout, verifier: Verifier, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], clock: Clock
 ) -> list[Group]:
     """Return a group for each prompt. Finished samples go to the verifier while others are still being generated."""
     samples, pending = [], []

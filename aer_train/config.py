@@ -7,6 +7,8 @@ from typing import Literal
 
 from aer_kernels import EntropyControlConfig
 
+Mismatch = Literal["auto", "off", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -81,6 +83,12 @@ class ObjectiveConfig:
     clip_high: float = 0.2
     dual_clip: float | None = None
     """Bound c > 1 of the dual clip for negative advantages; None is off."""
+    mismatch: Mismatch = "auto"
+    """Importance weights for the difference between the trainer's and the rollout backend's log-probs, of each token or of the whole
+    response, cut to mismatch_cap (truncate) or set to 0 above it (mask). Costs a forward pass where optim.updates_per_step is 1.
+    auto: off for rollout.backend hf, else token_truncate (sequence_truncate for gspo)."""
+    mismatch_cap: float = 2.0
+    """Largest importance weight, > 0."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from aer_kernels import LogprobsOutput, fused_logprobs, fused_policy_loss
 from aer_kernels.objectives.sequence import gspo_loss
 from aer_train.batching import MicroBatch
-from aer_train.config import ObjectiveConfig
+from aer_train.config import Mismatch, ObjectiveConfig
+from aer_train.mismatch import importance_weights
 from aer_train.model import Policy, forward_pass
 from aer_train.types import Sample
 
@@ -58,6 +59,7 @@ def policy_loss(
     denominator: Denominators,
     *,
     temperature: float,
+    mismatch: Mismatch = "off",
     memory_budget: int | None = None,
 ) -> MicroLoss:
     """Return the micro-batch's share of
@@ -66,12 +68,17 @@ def policy_loss(
 
     Args:
         temperature: > 0, of the distribution that was sampled and is trained.
+        mismatch: which importance weights, as `mismatch_kind` found; all but off need the batch's old_logprobs.
         memory_budget: bytes of workspace for the fused loss; None lets its planner choose.
     """
     with policy.autocast():
         hidden = policy.hidden(batch.input_ids, batch.attention_mask)
+        weights = None
+        if mismatch != "off":
+            assert batch.old_logprobs is not None, "importance weights need the log-probs of the policy that sampled"
+            weights = importance_weights(batch.old_logprobs, batch.rollout_logprobs, batch.loss_mask, mismatch, config.mismatch_cap)
         if config.kind == "gspo":
-            return _gspo(policy, hidden, batch, config, denominator, temperature, memory_budget)
+            return _gspo(policy, hidden, batch, weights, config, denominator, temperature, memory_budget)
         output = fused_policy_loss(
             hidden,
             policy.head.weight,
@@ -80,6 +87,7 @@ def policy_loss(
             softcap=policy.softcap,
             advantages=batch.advantages[:, None],
             old_logprobs=batch.old_logprobs,
+            importance_weights=weights,
             loss_mask=batch.loss_mask,
             entropy_coef=batch.entropy_coef[:, None],
             objective=config.kind,
@@ -121,6 +129,7 @@ def _gspo(
     policy: Policy,
     hidden: Tensor,
     batch: MicroBatch,
+    weights: Tensor | None,
     config: ObjectiveConfig,
     denominator: Denominators,
     temperature: float,
@@ -129,7 +138,7 @@ def _gspo(
     output = _logprobs(policy, hidden, batch, temperature, memory_budget)
     loss, metrics = gspo_loss(
         output.logprobs,
-        advantages=batch.advantages,
+        advantages=batch.advantages if weights is None else batch.advantages * weights.amax(1),
         loss_mask=batch.loss_mask,
         old_logprobs=batch.old_logprobs,
         clip_low=config.clip_low,

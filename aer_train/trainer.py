@@ -30,6 +30,7 @@ from aer_train.metrics import Row, batch_metrics, collected_metrics, controller_
 from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.record import Recorder, read_metrics
 from aer_train.rollout.hf import HFRollout
+from aer_train.rollout.protocol import Rollout
 from aer_train.types import Prompt
 from aer_train.update import update_policy
 from aer_train.verify import Verifier
@@ -88,7 +89,7 @@ class Loop:
         if config.eval.data is not None:
             source, split, limit = config.eval.data, config.eval.split, config.eval.limit
             self.eval_prompts = load_prompts(data, policy.tokenizer, source, split, limit=limit, seed=seed, message=message)
-        self.rollout = HFRollout(policy, config.rollout)
+        self.rollout: Rollout = HFRollout(policy, config.rollout)
         self.controller = AdaptiveEntropyController(config.entropy)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
@@ -123,6 +124,7 @@ class Loop:
             with clock.part("record"):
                 recorder.write_samples(step, sample_rows(step, batch, collected))
         coef = {"entropy/coef": self.controller.alpha, "entropy/saturated": int(self.controller.saturated)}
+        self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         self.controller.update(result.entropy_sum, result.num_tokens)
         with clock.part("sync"):

@@ -38,7 +38,7 @@ class Sample:
     finished: bool
     """True when the response ended by itself, False when it was cut at max_new_tokens."""
     version: int = 0
-    """Version of the weights that sampled it: optimizer steps made before."""
+    """Version of the weights that sampled it: training steps made before."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
 from aer_train.loss import denominators, measure, policy_loss
+from aer_train.mismatch import MAXIMA, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
 from aer_train.types import Batch
 
@@ -29,18 +30,24 @@ class UpdateResult:
 
 
 class Totals:
-    """Sums, and one maximum, over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
+    """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", "mismatch", "weight", "clip_frac", "ratio_mean", "approx_kl")
+    NAMES = ("entropy", *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl")
+    LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
         self._sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.NAMES}
-        self._ratio_max = torch.zeros((), device=device)
+        self._maxima = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.LARGEST}
 
-    def add_sampling_policy(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
+    def add_sampling_policy(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, config: TrainConfig) -> None:
         """From the pass of the policy that sampled: entropy, and how far its log-probs are from those recorded at sampling."""
         self._sums["entropy"] += entropy.double().sum()
-        self._sums["mismatch"] += (logprobs - batch.rollout_logprobs).abs().double().sum()
+        kind, cap = mismatch_kind(config), config.objective.mismatch_cap
+        terms = mismatch_terms(logprobs, batch.rollout_logprobs, batch.loss_mask, kind, cap)
+        for name in SUMS:
+            self._sums[name] += terms[name]
+        for name in MAXIMA:
+            self._maxima[name] = torch.maximum(self._maxima[name], terms[name])
 
     def add_update(self, metrics: dict[str, Tensor], weight: float) -> None:
         """From the pass of an update: means over `weight` tokens (or responses)."""
@@ -48,12 +55,12 @@ class Totals:
         for name in ("clip_frac", "ratio_mean", "approx_kl"):
             if name in metrics:
                 self._sums[name] += weight * metrics[name].double()
-        self._ratio_max = torch.maximum(self._ratio_max, metrics["ratio_max"])
+        self._maxima["ratio_max"] = torch.maximum(self._maxima["ratio_max"], metrics["ratio_max"].double())
 
     def read(self) -> dict[str, float]:
-        """Return all of them, ratio_max included."""
-        values = torch.stack([*self._sums.values(), self._ratio_max.double()]).tolist()
-        return dict(zip([*self._sums, "ratio_max"], values, strict=True))
+        """Return all of them by name."""
+        found = self._sums | self._maxima
+        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
 
 def update_policy(
@@ -62,7 +69,7 @@ def update_policy(
     """Make optim.updates_per_step updates, each on an equal share of the prompts.
 
     The first update is on-policy: its own forward pass gives the log-probs that its ratios would need, and they are 1. Only the samples of
-    later updates need a pass of the policy that sampled.
+    later updates need a pass of the policy that sampled, and all samples where importance weights correct for the rollout backend.
 
     Args:
         step: 1-based; chooses the learning rate.
@@ -73,15 +80,15 @@ def update_policy(
     clock = clock or Clock()
     updates, share = config.optim.updates_per_step, len(batch.samples) // config.optim.updates_per_step
     parts = [[row for row in range(u * share, (u + 1) * share) if batch.trained[row]] for u in range(updates)]
-    totals = Totals(policy.device)
+    totals, on_policy = Totals(policy.device), 1 if mismatch_kind(config) == "off" else 0
     with clock.part("old_logprobs"):
-        old_logprobs = _sampling_logprobs(policy, batch, [row for part in parts[1:] for row in part], config, totals)
+        old_logprobs = _sampling_logprobs(policy, batch, [row for part in parts[on_policy:] for row in part], config, totals)
     losses, norms, rate = [0.0] * updates, [0.0] * updates, 0.0
     with clock.part("train"):
         for update, rows in enumerate(parts):
             rate = learning_rate(config.optim, (step - 1) * updates + update, config.run.steps * updates)
             if rows:  # else every response of this share is masked: nothing to learn from
-                old = old_logprobs if update else None
+                old = old_logprobs if update >= on_policy else None
                 losses[update], norms[update] = _update(policy, optimizer, batch, rows, old, config, totals, rate, step)
         sums = totals.read()
     num_tokens = sum(len(batch.samples[row].tokens) for part in parts for row in part)
@@ -94,7 +101,7 @@ def update_policy(
         "optim/lr": rate,
         "entropy/mean": _mean(sums, "entropy", num_tokens),
         "entropy/per_response": _mean(sums, "entropy", sum(map(len, parts))),
-        "rollout/mismatch_mean": _mean(sums, "mismatch", num_tokens),
+        **mismatch_metrics(sums, num_tokens),
     }
     if config.objective.kind != "gspo":
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
@@ -149,12 +156,13 @@ def _backward(
             config.objective,
             denominator,
             temperature=config.rollout.temperature,
+            mismatch=mismatch_kind(config),
             memory_budget=loss_memory(config),
         )
         output.loss.backward()
         total += output.loss.detach()
         if old_logprobs is None:
-            totals.add_sampling_policy(micro, output.logprobs, output.entropy)
+            totals.add_sampling_policy(micro, output.logprobs, output.entropy, config)
         totals.add_update(output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
@@ -164,7 +172,7 @@ def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: Tr
     measured = []
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
-        totals.add_sampling_policy(micro, logprobs, entropy)
+        totals.add_sampling_policy(micro, logprobs, entropy, config)
         measured.append((micro.rows, logprobs))
     return {
         rows[index]: values[response_slice(batch.samples[rows[index]])]

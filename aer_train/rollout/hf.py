@@ -17,6 +17,7 @@ from torch import Tensor
 from aer_train.config import RolloutConfig
 from aer_train.data import encode_prompt
 from aer_train.model import Policy
+from aer_train.rollout.protocol import ordered
 from aer_train.seeds import generator
 from aer_train.types import Prompt, Sample
 
@@ -28,33 +29,24 @@ CDF_BLOCK = 512
 
 
 class HFRollout:
-    """Samples responses with the policy itself, in its present state."""
+    """Samples responses with the policy itself, in its present state. See `protocol.Rollout`."""
 
     def __init__(self, policy: Policy, config: RolloutConfig) -> None:
         self.policy = policy
         self.config = config
         self.version = 0
-        """Optimizer steps behind the weights that sample."""
+        """Training steps behind the weights that sample."""
 
     def generate(
         self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
     ) -> list[Sample]:
         """Return the samples of `stream`, ordered by prompt, then index."""
-        samples = [sample for part in self.stream(prompts, group_size, seed, temperature, first) for sample in part]
-        return sorted(samples, key=lambda sample: (sample.prompt, sample.index))
+        return ordered(self.stream(prompts, group_size, seed, temperature, first))
 
     def stream(
         self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
     ) -> Iterator[list[Sample]]:
-        """Yield group_size samples of each prompt as they end, in any order.
-
-        Args:
-            prompts: what to answer.
-            group_size: responses per prompt, >= 1.
-            seed: names the draw, for example (run seed, "train", step); the same names give the same samples.
-            temperature: >= 0, 0 is greedy; None is `config.temperature`.
-            first: number of the first prompt, when these are a share of a longer list: `Sample.prompt` and the draws count from it.
-        """
+        """Yield them as they end."""
         temperature = self.config.temperature if temperature is None else temperature
         encoded = {first + p: encode_prompt(self.policy.tokenizer, prompt.text) for p, prompt in enumerate(prompts)}
         places = [(p, index) for p in encoded for index in range(group_size)]
@@ -63,10 +55,13 @@ class HFRollout:
             for start in range(0, len(places), self.config.batch_size):
                 yield from self._batch(encoded, places[start : start + self.config.batch_size], seed, temperature)
 
+    def release(self) -> None:
+        """Nothing is held that training could use."""
+
     def sync(self, version: int) -> dict[str, float]:
-        """Take over the weights of `version`: nothing to do, the policy samples by itself. Returns metrics."""
+        """Nothing to do: the policy samples by itself."""
         self.version = version
-        return {}
+        return {"rollout/version": version}
 
     def close(self) -> None:
         """Nothing to close."""

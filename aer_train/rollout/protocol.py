@@ -1,0 +1,52 @@
+"""What every rollout backend does, so that the trainer and evaluation need not know which one they have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from aer_train.types import Prompt, Sample
+
+
+class Rollout(Protocol):
+    """A source of samples of the policy. It is told when the policy has changed: `sync`."""
+
+    def generate(
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+    ) -> list[Sample]:
+        """Return the samples of `stream`, ordered by prompt, then index."""
+
+    def stream(
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+    ) -> Iterator[list[Sample]]:
+        """Yield group_size samples of each prompt as they are finished, in any order, so that verification overlaps with generation.
+
+        Args:
+            prompts: what to answer.
+            group_size: responses per prompt, >= 1.
+            seed: names the draw, for example (run seed, "train", step); the same names give the same random numbers.
+            temperature: >= 0, 0 is greedy; None is `rollout.temperature`.
+            first: number of the first prompt, when these are a share of a longer list: `Sample.prompt` and the draws count from it.
+        """
+
+    def release(self) -> None:
+        """Make room for training on a GPU that both share. A `sync` comes before the next sample."""
+
+    def sync(self, version: int) -> dict[str, float]:
+        """Sample from the policy's present weights from now on.
+
+        Args:
+            version: training steps behind those weights; samples carry it.
+        Returns:
+            metrics: rollout/version, and from a backend with weights of its own rollout/probe_*: how far they are from the policy's.
+        Raises:
+            RuntimeError - the backend did not take over the weights.
+        """
+
+    def close(self) -> None:
+        """Give back every resource; a second call does nothing."""
+
+
+def ordered(parts: Iterable[list[Sample]]) -> list[Sample]:
+    """Return all samples of a stream, ordered by prompt, then index."""
+    return sorted((sample for part in parts for sample in part), key=lambda sample: (sample.prompt, sample.index))
