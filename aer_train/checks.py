@@ -58,6 +58,7 @@ def check_config(config: TrainConfig) -> None:
     _check("reward.tolerance", tolerance, tolerance >= 0, "be >= 0")
     _check("run.steps", run.steps, run.steps >= 1, "be >= 1")
     _check("run.threads", run.threads, run.threads is None or run.threads >= 1, "be >= 1 or None")
+    _check("run.timeout", run.timeout, run.timeout > 0, "be > 0")
     _check("run.save_every", run.save_every, run.save_every >= 0, "be >= 0")
     _check("run.keep", run.keep, run.keep >= 1, "be >= 1")
     _check("run.save_samples_every", run.save_samples_every, run.save_samples_every >= 0, "be >= 0")

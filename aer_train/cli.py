@@ -6,18 +6,27 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from aer_train import dist
 from aer_train.checks import check_config
 from aer_train.config import TrainConfig
 from aer_train.settings import base_config, parse
 
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
+
+JOINT_COMMANDS = ("train",)
+"""What several processes of torchrun do together; other commands run in the first one only."""
+
+GRACE_SECONDS = 3.0
+"""How long another process than the first waits with its error: when the first one has the same, torchrun ends this one meanwhile."""
 
 USAGE = """usage: aer-train COMMAND [options]
 
@@ -40,15 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"aer-train {__version__}" if args == ["--version"] else USAGE)
         return 0
+    rank = dist.launched_rank()
+    if rank > 0:  # the first process speaks for all
+        if args[0] not in JOINT_COMMANDS:
+            return 0
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         if args[0] not in commands:
             raise ValueError(f"command must be one of {', '.join(commands)}, got {args[0]!r}")
         return commands[args[0]](args[1:])
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if rank == 0:
+            print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if rank > 0:
+            time.sleep(GRACE_SECONDS)
+        print(f"{f'rank {rank} ' if rank else ''}error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
@@ -134,6 +151,8 @@ def _train(args: list[str]) -> int:
     from aer_train.trainer import train
 
     run = train(config, resume=parsed.resume is not None)
+    if dist.launched_rank() > 0:
+        return 0
     if importlib.util.find_spec("matplotlib") is None:
         print(f"no report: pip install 'aer-rl[report]', then aer-train report {run}")
         return 0

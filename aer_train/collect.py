@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aer_kernels import AdaptiveEntropyController
+from aer_train import dist
 from aer_train.clock import Clock
 from aer_train.config import TrainConfig
 from aer_train.data import prompts_at
@@ -68,16 +69,22 @@ def collect(
 def draw(
     rollout: Rollout, verifier: Verifier, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], clock: Clock
 ) -> list[Group]:
-    """Return a group for each prompt. Finished samples go to the verifier while others are still being generated."""
+    """Return a group for each prompt. Finished samples go to the verifier while others are still being generated.
+
+    Every rank draws a share of the prompts, and gets the groups of all.
+    """
     samples, pending = [], []
+    share = dist.share(len(prompts))
     with clock.part("rollout"):
-        for part in rollout.stream(prompts, group_size, seed):
+        for part in rollout.stream(prompts[share.start : share.stop], group_size, seed, first=share.start):
             samples += part
             with clock.part("verify_wait"):
                 pending.append(verifier.submit([(sample.text, prompts[sample.prompt].answer) for sample in part]))
     with clock.part("verify_wait"):
         verdicts = [verdict for part in pending for verdict in part.result()]
-    drawn = sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
+    mine = sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
+    with clock.part("exchange"):
+        drawn = [pair for part in dist.all_gather(mine) for pair in part]
     return [
         Group(prompt, *map(list, zip(*drawn[place * group_size : (place + 1) * group_size], strict=True)))
         for place, prompt in enumerate(prompts)

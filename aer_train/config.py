@@ -151,6 +151,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     """CPU threads of torch; None leaves torch's default. Bit-exact resume needs the same number."""
+    timeout: float = 1800.0
+    """Seconds that one process of several waits for the others before the job ends: longer than rollouts of a step can differ."""
     save_every: int = 20
     """Checkpoint every this many steps, and after the last one; 0 means only then."""
     keep: int = 2

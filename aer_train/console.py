@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from aer_train import dist
 from aer_train.config import TrainConfig
 from aer_train.hints import Hints
 
@@ -21,10 +22,10 @@ PLAIN_SECONDS = 10.0
 
 
 class Console:
-    """Progress of one training run on standard output."""
+    """Progress of one training run on standard output; of several ranks only the main one speaks."""
 
     def __init__(self) -> None:
-        self.rich = RichConsole(highlight=False)
+        self.rich = RichConsole(highlight=False, quiet=not dist.is_main())
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
@@ -32,7 +33,7 @@ class Console:
 
     def start(self, total: int, done: int) -> None:
         """Show the bar of a run of `total` steps of which `done` are behind it."""
-        if not self.rich.is_terminal:
+        if not self.rich.is_terminal or self.rich.quiet:
             return
         shown = TextColumn("{task.fields[numbers]}")
         self._progress = Progress(

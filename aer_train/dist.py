@@ -68,6 +68,11 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the others may be inside a collective, which ends with this process
 
 
+def share(count: int) -> range:
+    """Return which of `count` things are this process's: neighbours, so that the shares in the order of the ranks are the whole."""
+    return range(count * rank() // world(), count * (rank() + 1) // world())
+
+
 def all_gather(value: T) -> list[T]:
     """Return the values (any that can be pickled) of all processes in the order of their ranks, everywhere the same list.
 

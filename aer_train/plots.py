@@ -23,6 +23,7 @@ TARGET_BAND = 0.2
 PHASES = {
     "rollout": "#0072B2",
     "verify_wait": "#E69F00",
+    "exchange": "#882255",
     "old_logprobs": "#56B4E9",
     "train": "#009E73",
     "sync": "#F0E442",

@@ -12,8 +12,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from aer_train import dist
 from aer_train.config import TrainConfig
 
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 class Recorder:
-    """Writes the run folder, and forwards metrics to the trackers that the configuration names."""
+    """Writes the run folder, and forwards metrics to the trackers that the configuration names. Only the main rank's does so."""
 
     def __init__(self, out: Path, config: TrainConfig, resume_step: int | None = None) -> None:
         """Make the folder, or take an existing one back to the end of `resume_step` (0: to its beginning).
@@ -43,9 +44,15 @@ class Recorder:
         Raises:
             ValueError - the folder exists and the run is not resumed; ImportError - a tracker is not installed.
         """
+        self.out = out
+        self._sinks: list[Sink] = []
+        self._metrics: TextIO | None = None
+        dist.from_main(lambda: self._open(config, resume_step))
+
+    def _open(self, config: TrainConfig, resume_step: int | None) -> None:
+        out = self.out
         if resume_step is None and out.exists():
             raise ValueError(f"run.out must not exist yet, got {out}")
-        self.out = out
         self._sinks = [SINKS[name](out, config) for name in config.run.sinks]  # first: a missing tracker must leave nothing behind
         for name in ("samples", "eval"):
             (out / name).mkdir(parents=True, exist_ok=True)
@@ -62,6 +69,8 @@ class Recorder:
 
     def log(self, row: Row) -> None:
         """Append a row of metrics; numbers that are not finite become null."""
+        if self._metrics is None:
+            return
         clean = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         self._metrics.write(json.dumps(clean) + "\n")
         self._metrics.flush()
@@ -72,6 +81,8 @@ class Recorder:
 
     def write_samples(self, step: int, rows: list[Row]) -> None:
         """Write the samples of a step to samples/step_<step>.parquet."""
+        if self._metrics is None:
+            return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -81,11 +92,14 @@ class Recorder:
 
     def write_eval(self, step: int, result: Row) -> None:
         """Write an evaluation to eval/step_<step>.json."""
+        if self._metrics is None:
+            return
         write_atomic(self.out / "eval" / f"step_{step:06d}.json", json.dumps(result, indent=2))
 
     def close(self) -> None:
         """Close the files and the trackers."""
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         for sink in self._sinks:
             sink(-1, {})
 

@@ -84,4 +84,9 @@ def full_named_tensors(model: Any, dtype: torch.dtype | None = None) -> Iterator
     """
     for name, parameter in model.named_parameters():
         tensor = parameter.detach().to(parameter.dtype if dtype is None else dtype)
-        yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        yield name, whole(tensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that may be in shards, gathered."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from aer_kernels import AdaptiveEntropyController
-from aer_train import checkpoint
+from aer_train import checkpoint, dist
 from aer_train.checkpoint import Progress
 from aer_train.checks import check_config
 from aer_train.clock import Clock
@@ -37,7 +37,7 @@ from aer_train.verify import Verifier
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
-    """Train, and return the run folder.
+    """Train, and return the run folder. Under torchrun all its processes train one policy, and rank 0 alone writes and prints.
 
     Args:
         config: everything about the run.
@@ -47,14 +47,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     """
     check_config(config)
     run = Path(config.run.out)
-    if run.exists() and not resume:
-        raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
     device = resolve_device(config.run.device)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    start = checkpoint.latest(run) if resume else None
     with ExitStack() as stack:
+        stack.enter_context(dist.joined(device, config.run.timeout))
+        start = dist.from_main(lambda: _start(run, resume))
         console = Console()
         stack.callback(console.close)
         policy = load_policy(config.model if start is None else replace(config.model, name=str(start), revision=None), device)
@@ -75,6 +74,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             console.message(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}")
             raise
     return run
+
+
+def _start(run: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from, if any."""
+    if run.exists() and not resume:
+        raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
+    return checkpoint.latest(run) if resume else None
 
 
 class Loop:
@@ -127,6 +133,7 @@ class Loop:
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         self.controller.update(result.entropy_sum, result.num_tokens)
+        dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)
         self.progress = Progress(step, collected.position)
@@ -138,12 +145,12 @@ class Loop:
             **result.metrics,
             **controller_metrics(self.controller),
             **synced,
-            "memory/peak_mib": peak_memory_mib(self.policy.device),
+            "memory/peak_mib": max(dist.all_gather(peak_memory_mib(self.policy.device))),
         }
 
     def _readable(self, prompts: list[Prompt]) -> list[Prompt]:
         """Drop prompts whose gold answer the verifier cannot read: no response could be right."""
-        bad = set(self.verifier.unparseable([prompt.answer for prompt in prompts]))
+        bad = set(dist.from_main(lambda: self.verifier.unparseable([prompt.answer for prompt in prompts])))
         if len(bad) == len(prompts):
             raise ValueError(
                 f"data.answer_column must hold answers that reward.kind {self.config.reward.kind} can read, got {prompts[0].answer!r}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aer_train import dist, sharding
 from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
@@ -58,9 +59,10 @@ class Totals:
         self._maxima["ratio_max"] = torch.maximum(self._maxima["ratio_max"], metrics["ratio_max"].double())
 
     def read(self) -> dict[str, float]:
-        """Return all of them by name."""
-        found = self._sums | self._maxima
-        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        """Return all of them by name, over the micro-batches of all ranks."""
+        names = [*self._sums, *self._maxima]
+        everywhere = zip(*dist.all_gather(torch.stack([*self._sums.values(), *self._maxima.values()]).tolist()), strict=True)
+        return {name: max(values) if name in self._maxima else math.fsum(values) for name, values in zip(names, everywhere, strict=True)}
 
 
 def update_policy(
@@ -129,10 +131,11 @@ def _update(
     rate: float,
     step: int,
 ) -> tuple[float, float]:
-    """One optimizer update on these rows; returns its loss and the norm of its gradient."""
+    """One optimizer update on these rows; returns its loss and the norm of its gradient, the same on every rank."""
     loss = _backward(policy, batch, rows, old_logprobs, config, totals)
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.optim.grad_clip)
-    values = torch.stack([loss, norm.double()]).tolist()
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.optim.grad_clip))
+    everywhere = dist.all_gather(torch.stack([loss, norm.double()]).tolist())
+    values = math.fsum(share for share, _ in everywhere), everywhere[0][1]
     for name, value in zip(("loss", "gradient norm"), values, strict=True):
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} must be finite, got {value} at step {step}; this update was not applied")
@@ -140,13 +143,13 @@ def _update(
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
-    return values[0], values[1]
+    return values
 
 
 def _backward(
     policy: Policy, batch: Batch, rows: list[int], old_logprobs: dict[int, list[float]] | None, config: TrainConfig, totals: Totals
 ) -> Tensor:
-    """Accumulate the gradient of the update on these rows; returns its loss, float64."""
+    """Accumulate the gradient of the update on these rows; returns this rank's share of its loss, float64."""
     denominator = denominators([batch.samples[row] for row in rows], config.objective, config.rollout.max_new_tokens)
     total = torch.zeros((), dtype=torch.float64, device=policy.device)
     for micro in _pack(policy, batch, rows, old_logprobs, config):
@@ -168,17 +171,18 @@ def _backward(
 
 
 def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: TrainConfig, totals: Totals) -> dict[int, list[float]]:
-    """Log-probs of the response tokens of these samples before the first update."""
+    """Log-probs of the response tokens of these samples before the first update, worked out by all ranks for all ranks."""
     measured = []
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
         totals.add_sampling_policy(micro, logprobs, entropy, config)
         measured.append((micro.rows, logprobs))
-    return {
+    mine = {
         rows[index]: values[response_slice(batch.samples[rows[index]])]
         for indices, logprobs in measured  # read only now: the device need not wait between micro-batches
         for index, values in zip(indices, logprobs.tolist(), strict=False)
     }
+    return {row: values for part in dist.all_gather(mine) for row, values in part.items()}
 
 
 def _pack(
@@ -192,6 +196,8 @@ def _pack(
         tokens_per_microbatch=config.optim.tokens_per_microbatch,
         pad_id=policy.tokenizer.pad_token_id,
         device=policy.device,
+        rank=dist.rank(),
+        world=dist.world(),
     )
 
 

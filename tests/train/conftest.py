@@ -89,6 +89,30 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def untied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 (biases) with an lm_head of its own, and five layers' worth of odd sizes that two ranks cannot share equally."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("untied_model")
+    save_tokenizer(folder)
+    config = Qwen2Config(
+        vocab_size=len(CHARACTERS) + 2,
+        hidden_size=30,
+        intermediate_size=51,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    torch.manual_seed(1)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def policy(model_folder: Path) -> Policy:
     """A fresh copy of the tiny policy, on the CPU in fp32."""

@@ -1,13 +1,40 @@
-"""Processes that train together: what they say to each other, and what happens when one fails."""
+"""Processes that train together: what they say to each other, that they train what one process trains, and what happens when one fails."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from aer_train import dist
+from aer_kernels import EntropyControlConfig
+from aer_train import checkpoint, dist
+from aer_train.config import (
+    EvalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+)
 from aer_train.model import resolve_device
-from tests.train.ranks import CPU
+from aer_train.record import read_evals, read_metrics
+from aer_train.settings import read_config
+from aer_train.trainer import train
+from tests.train.ranks import CPU, free_port, spawn
+from tests.train.test_trainer import stable_rows
 
 
 def test_one_process_needs_nobody() -> None:
@@ -39,3 +66,155 @@ def test_every_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="--nproc-per-node must be at most the number of GPUs, 2, got local rank 2"):
         resolve_device("auto")
     assert resolve_device("cpu") == CPU
+
+
+OPTIM = OptimConfig(lr=3e-3, prompts_per_step=6, tokens_per_microbatch=64)
+WAYS = {
+    "token_mean": {"optim": OPTIM},
+    "sequence_mean": {"objective": ObjectiveConfig(aggregation="sequence_mean"), "optim": replace(OPTIM, updates_per_step=2)},
+    "constant": {"objective": ObjectiveConfig(aggregation="constant", advantage="rloo"), "optim": replace(OPTIM, prompts_per_step=5)},
+    "gspo": {
+        "objective": ObjectiveConfig(kind="gspo", aggregation="sequence_mean"),
+        "optim": replace(OPTIM, prompts_per_step=2, updates_per_step=2, tokens_per_microbatch=10_000),
+    },
+}
+"""By aggregation; with one update and two, shares that are not equal, and (gspo) a rank whose micro-batch is empty."""
+
+
+def config_of(model: Path, out: Path, **changes: Any) -> TrainConfig:
+    config = TrainConfig(
+        model=ModelConfig(name=str(model)),
+        rollout=RolloutConfig(group_size=4, max_new_tokens=6, batch_size=10),
+        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
+        entropy=EntropyControlConfig(target=5.0),
+        run=RunConfig(out=str(out), steps=3, threads=1, save_every=2),
+    )
+    return replace(config, **changes)
+
+
+def ways(models: dict[str, Path], out: Path) -> dict[str, TrainConfig]:
+    """Every way of training with both models in turn."""
+    found = {way: config_of(models["untied" if i % 2 else "tied"], out / way, **changes) for i, (way, changes) in enumerate(WAYS.items())}
+    evaluation = EvalConfig(data="builtin:countdown", samples=2, limit=5)
+    return found | {"token_mean": replace(found["token_mean"], eval=evaluation)}
+
+
+def after_two_steps(run: Path, copy: Path) -> TrainConfig:
+    """The configuration of a copy of a run of three steps, taken back to its second."""
+    if dist.is_main():
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / "checkpoints" / "step_000003")
+    config = read_config(run / "config.json")
+    return replace(config, run=replace(config.run, out=str(copy)))
+
+
+def together(models: dict[str, Path], out: Path) -> None:
+    """What two ranks do: all the ways, and the last step of a run of one process."""
+    for config in ways(models, out / "two").values():
+        train(config)
+    train(after_two_steps(out / "one" / "token_mean", out / "one_then_two"), resume=True)
+
+
+@pytest.fixture(scope="module")
+def runs(model_folder: Path, untied_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the same runs of one process and of two."""
+    out, models = tmp_path_factory.mktemp("runs"), {"tied": model_folder, "untied": untied_folder}
+    for config in ways(models, out / "one").values():
+        train(config)
+    spawn(together, 2, out, models, out)
+    return out
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """The same metrics, samples, evaluations and weights, to the rounding of float32."""
+    rows, others = stable_rows(one), stable_rows(two)
+    assert len(rows) == len(others) == 3
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            near = {"rel": 1e-4, "abs": 1e-5} if isinstance(value, float) else {"rel": 0.0}
+            assert other[name] == pytest.approx(value, **near), f"{name} at step {row['step']}"
+    for path in (one / "samples").iterdir():
+        mine, theirs = (pq.read_table(folder / "samples" / path.name).to_pylist() for folder in (one, two))
+        assert [row["response"] for row in mine] == [row["response"] for row in theirs]
+    assert read_evals(one) == read_evals(two)
+    weights, found = (load_file(checkpoint.latest(run) / "model.safetensors") for run in (one, two))
+    assert weights.keys() == found.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_ranks_train_what_one_does(way: str, runs: Path) -> None:
+    assert_same_training(runs / "one" / way, runs / "two" / way)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(runs: Path) -> None:
+    assert_same_training(runs / "one" / "token_mean", runs / "one_then_two")
+    train(after_two_steps(runs / "two" / "token_mean", runs / "two_then_one"), resume=True)
+    assert_same_training(runs / "one" / "token_mean", runs / "two_then_one")
+
+
+BROKEN = """
+import sys
+from aer_train import dist, update
+from aer_train.cli import main
+
+real, calls = update.policy_loss, []
+
+def breaking(*args, **kwargs):
+    calls.append(1)
+    if dist.rank() == 1 and len(calls) == 30:
+        raise ValueError("broken on purpose")
+    return real(*args, **kwargs)
+
+update.policy_loss = breaking
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def torchrun(*args: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def endless(model_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The folder and the settings file of a run that would take far too long."""
+    run = tmp_path / "run"
+    config = config_of(model_folder, run, optim=OPTIM, run=RunConfig(out=str(run), steps=100_000, threads=1, save_every=2))
+    (tmp_path / "settings.json").write_text(json.dumps(asdict(config)))
+    return run, tmp_path / "settings.json"
+
+
+def assert_goes_on(run: Path) -> None:
+    """One process can go on from what is left of the run."""
+    done = int(checkpoint.latest(run).name.removeprefix("step_"))
+    config = read_config(run / "config.json")
+    train(replace(config, run=replace(config.run, steps=done + 1)), resume=True)
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, done + 2))
+
+
+def test_the_job_ends_when_one_rank_fails(model_folder: Path, tmp_path: Path) -> None:
+    run, file = endless(model_folder, tmp_path)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    _, err = (job := torchrun(tmp_path / "broken.py", "train", "--config", file)).communicate(timeout=120)
+    assert job.returncode != 0 and err.count("rank 1 error: broken on purpose") == 1, err
+    assert_goes_on(run)
+
+
+def test_an_interrupted_job_says_how_to_go_on(model_folder: Path, tmp_path: Path) -> None:
+    run, file = endless(model_folder, tmp_path)
+    job, deadline = torchrun("-m", "aer_train", "train", "--config", file), time.monotonic() + 100
+    while not (checkpoint.latest(run) or time.monotonic() > deadline):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert out.count(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}") == 1
+    assert err.count("interrupted\n") == 1
+    assert_goes_on(run)
+
+
+def test_the_first_rank_speaks_for_all(tmp_path: Path) -> None:
+    _, err = torchrun("-m", "aer_train", "train", "--run.steps", "0").communicate(timeout=120)
+    assert err.count("error: run.steps must be >= 1, got 0") == 1 and "rank 1" not in err
