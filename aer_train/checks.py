@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aer_train.config import TrainConfig
+from aer_train.tasks import TASKS
 
 
 def check_config(config: TrainConfig) -> None:
@@ -43,7 +44,10 @@ def check_config(config: TrainConfig) -> None:
 
     evaluation, run = config.eval, config.run
     _check("eval.every", evaluation.every, evaluation.every >= 0, "be >= 0")
-    _check("eval.samples", evaluation.samples, evaluation.samples >= 1, "be >= 1")
+    _check("eval.samples", evaluation.samples, 1 <= evaluation.samples <= 1024, "be in [1, 1024]")
+    math_ok = not evaluation.suites or config.reward.kind not in TASKS
+    _check("eval.suites", evaluation.suites, math_ok, f"be empty for reward.kind {config.reward.kind}")
+    _check("eval.suites", evaluation.suites, len(set(evaluation.suites)) == len(evaluation.suites), "name each suite once")
     _check("eval.temperature", evaluation.temperature, evaluation.temperature >= 0, "be >= 0")
     greedy_ok = evaluation.temperature > 0 or evaluation.samples == 1
     _check("eval.samples", evaluation.samples, greedy_ok, "be 1 for eval.temperature 0 (greedy samples are all the same)")

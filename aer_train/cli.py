@@ -1,4 +1,4 @@
-"""The command line: aer-train demo | train | eval | report | doctor."""
+"""The command line: aer-train demo | train | eval | compare | report | doctor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -33,7 +33,8 @@ USAGE = """usage: aer-train COMMAND [options]
 commands:
   demo     train the embedded policy with and without adaptive entropy, and compare (offline, minutes on a CPU)
   train    train a policy on verifiable rewards
-  eval     accuracy and pass@k of a model, a checkpoint or a run
+  eval     avg@n, pass@k and majority@k of a model, a checkpoint or a run, on files or benchmarks
+  compare  two evaluations of the same problems, with a paired bootstrap
   report   HTML report of one or several runs
   doctor   versions, devices, and the memory that a configuration needs
 
@@ -43,7 +44,7 @@ aer-train COMMAND --help shows the options of a command."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for a user error (told in one line), 130 when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"demo": _demo, "train": _train, "eval": _eval, "report": _report, "doctor": _doctor}
+    commands = {"demo": _demo, "train": _train, "eval": _eval, "compare": _compare, "report": _report, "doctor": _doctor}
     if not args or args[0] in ("-h", "--help", "--version"):
         from aer_kernels import __version__
 
@@ -86,19 +87,33 @@ class TrainArgs:
 
 @dataclasses.dataclass(frozen=True)
 class EvalArgs:
-    """Accuracy and pass@k of a model on a set of prompts."""
+    """avg@n, unbiased pass@k and majority@k of a model, with intervals. An interrupted evaluation goes on with the same command."""
 
     model: str
     """Hugging Face id, folder, checkpoint, or run folder (its newest checkpoint, with the settings of the run)."""
+    suites: tuple[str, ...] | None = None
+    """Benchmarks: aime24, aime25, amc23, math500, minerva, olympiadbench, gsm8k."""
+    suite_dir: str | None = None
+    """Folder with the suites as NAME.jsonl (columns problem, answer, id). None: the hub, at pinned commits."""
     data: str | None = None
-    """Prompts, in the forms of data.train. None: what the settings evaluate on."""
+    """Prompts, in the forms of data.train. Without this and --suites: what the settings evaluate on."""
     config: Path | None = None
     """File with settings: columns, template, reward."""
-    out: Path = Path("eval.json")
-    """JSON file with the result."""
+    out: Path | None = None
+    """Folder for the result and the samples. None: evals/NAME."""
     samples: int | None = None
     """Responses per prompt. None: eval.samples."""
     settings: Settings = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareArgs:
+    """Differences between two evaluations of the same problems (second minus first), with intervals by a paired bootstrap over problems."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Two of: folders of aer-train eval, run folders (their last evaluation), JSON files of either."""
+    out: Path = Path("comparison")
+    """Folder for compare.json and compare.md."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,13 +183,25 @@ def _eval(args: list[str]) -> int:
     settings = base_config(found.config, None, found.model if is_run else None)
     parsed = parse(EvalArgs, "aer-train eval", args, EvalArgs(model=tyro.MISSING, settings=settings))
     config = parsed.settings
-    samples = config.eval.samples if parsed.samples is None else parsed.samples
-    evaluation = dataclasses.replace(config.eval, data=parsed.data or config.eval.data, samples=samples)
-    config = dataclasses.replace(config, eval=evaluation)
+    chosen: dict[str, Any] = {"samples": parsed.samples, "suite_dir": parsed.suite_dir}
+    if parsed.data is not None or parsed.suites is not None:
+        chosen |= {"data": parsed.data, "suites": parsed.suites or ()}
+    given = {name: value for name, value in chosen.items() if value is not None or name == "data"}
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
     check_config(config)
-    from aer_train.evaluate import evaluate_model
+    from aer_train.eval_run import evaluate_model
 
     evaluate_model(parsed.model, config, parsed.out)
+    return 0
+
+
+def _compare(args: list[str]) -> int:
+    parsed = parse(CompareArgs, "aer-train compare", args, CompareArgs())
+    if len(parsed.results) != 2:
+        raise ValueError(f"compare must be given two evaluations, got {len(parsed.results)}")
+    from aer_train.compare import compare_files
+
+    compare_files(*parsed.results, parsed.out)
     return 0
 
 

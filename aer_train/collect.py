@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aer_kernels import AdaptiveEntropyController
@@ -67,19 +68,32 @@ def collect(
 
 
 def draw(
-    rollout: Rollout, verifier: Verifier, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], clock: Clock
+    rollout: Rollout,
+    verifier: Verifier,
+    prompts: list[Prompt],
+    group_size: int,
+    seed: tuple[int | str, ...],
+    clock: Clock,
+    temperature: float | None = None,
+    first: int = 0,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> list[Group]:
     """Return a group for each prompt. Finished samples go to the verifier while others are still being generated.
 
     Every rank draws a share of the prompts, and gets the groups of all.
+
+    Args:
+        temperature, first: see `Rollout.stream`.
+        progress: is told how many more samples are there.
     """
     samples, pending = [], []
     share = dist.share(len(prompts))
     with clock.part("rollout"):
-        for part in rollout.stream(prompts[share.start : share.stop], group_size, seed, first=share.start):
+        for part in rollout.stream(prompts[share.start : share.stop], group_size, seed, temperature, first + share.start):
             samples += part
+            progress(len(part))
             with clock.part("verify_wait"):
-                pending.append(verifier.submit([(sample.text, prompts[sample.prompt].answer) for sample in part]))
+                pending.append(verifier.submit([(sample.text, prompts[sample.prompt - first].answer) for sample in part]))
     with clock.part("verify_wait"):
         verdicts = [verdict for part in pending for verdict in part.result()]
     mine = sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))

@@ -27,14 +27,15 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DataConfig:
     train: str = "builtin:countdown"
-    """JSONL or parquet file, hub dataset id, or an embedded task: builtin:countdown, builtin:countdown4, builtin:registers; a share of hard
-    training prompts may follow (builtin:countdown:0.25)."""
+    """JSONL or parquet file, a pattern of such files, hub dataset id (org/name or org/name:config), or an embedded task:
+    builtin:countdown, builtin:countdown4, builtin:registers; a share of hard training prompts may follow (builtin:countdown:0.25)."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str | None = None
-    """Revision of a hub dataset."""
+    """Branch, tag or commit of a hub dataset; None is its newest commit. The run's config.json holds the commit that was used."""
     prompt_column: str = "problem"
     answer_column: str = "answer"
+    """Gold answers: text (a whole solution that ends in a marked answer is fine), numbers, or lists of one."""
     tier_column: str | None = None
     """Column with a difficulty tier; None puts every prompt into one tier."""
     chat: bool = False
@@ -114,12 +115,19 @@ class OptimConfig:
 @dataclass(frozen=True)
 class EvalConfig:
     data: str | None = None
-    """Prompts to evaluate on (same forms as data.train); None switches evaluation off. Columns and template as in data."""
+    """Prompts to evaluate on (same forms as data.train), or suite:NAME. Columns and template as in data."""
+    suites: tuple[Literal["aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench", "gsm8k"], ...] = ()
+    """Benchmarks to evaluate on, each a tier of its own. Without these and without data there is no evaluation."""
+    suite_dir: str | None = None
+    """Folder with the suites as NAME.jsonl (columns problem, answer, id); None takes the pinned commits from the hub."""
     split: str = "test"
+    """Split of a hub dataset in data."""
+    revision: str | None = None
+    """Revision of a hub dataset in data; None is data.revision where it is the dataset that is trained on, else the newest commit."""
     every: int = 0
     """Evaluate every this many steps; 0 means only after the last one. Step 0 is always evaluated."""
     samples: int = 8
-    """Responses per prompt, n of avg@n and pass@k."""
+    """Responses per prompt, n of avg@n, pass@k and majority@k."""
     temperature: float = 1.0
     """0 is greedy (then samples must be 1)."""
     limit: int | None = None

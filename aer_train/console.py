@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from aer_train import dist
 from aer_train.config import TrainConfig
+from aer_train.eval_report import eval_cells, eval_title
 from aer_train.hints import Hints
 
 Row = dict[str, Any]
@@ -20,27 +22,44 @@ Row = dict[str, Any]
 PLAIN_SECONDS = 10.0
 """Seconds between two lines when the output is not a terminal."""
 
+LOG_WIDTH = 120
+"""Columns of a table that goes into a file."""
+
 
 class Console:
     """Progress of one training run on standard output; of several ranks only the main one speaks."""
 
     def __init__(self) -> None:
         self.rich = RichConsole(highlight=False, quiet=not dist.is_main())
+        if not self.rich.is_terminal:
+            self.rich.width = LOG_WIDTH
         self._progress: Progress | None = None
         self._task: Any = None
         self._last_line = 0.0
         self._hints: Hints | None = None
+        self._done = self._total = 0
 
-    def start(self, total: int, done: int) -> None:
-        """Show the bar of a run of `total` steps of which `done` are behind it."""
+    def start(self, total: int, done: int, title: str = "train") -> None:
+        """Show the bar of `total` steps (or responses) of which `done` are behind it; an earlier bar is taken away."""
+        self.close()
+        self._done, self._total = done, total
         if not self.rich.is_terminal or self.rich.quiet:
             return
         shown = TextColumn("{task.fields[numbers]}")
         self._progress = Progress(
-            TextColumn("train"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), shown, console=self.rich
+            TextColumn(title), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), shown, console=self.rich
         )
         self._progress.start()
-        self._task = self._progress.add_task("train", total=total, completed=done, numbers="")
+        self._task = self._progress.add_task(title, total=total, completed=done, numbers="")
+
+    def advance(self, count: int) -> None:
+        """Show that `count` more responses are there."""
+        self._done += count
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done)
+        elif time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self.message(f"{self._done} of {self._total} responses")
 
     def watch(self, config: TrainConfig, rows: Iterable[Row] = ()) -> None:
         """Tell hints from now on; `rows` are those of the steps before a resume, whose hints were told then."""
@@ -56,11 +75,15 @@ class Console:
             self._last_line = time.monotonic()
             self.message(f"step {row['step']}: {numbers(row)}")
         for hint in self._hints.step(row) if self._hints is not None else []:
-            self.rich.print(f"hint, step {hint.step}: {hint.text}", style="yellow", markup=False, soft_wrap=True)
+            self.hint(hint.text, hint.step)
 
     def message(self, text: str) -> None:
         """Print a line."""
         self.rich.print(text, markup=False, soft_wrap=True)
+
+    def hint(self, text: str, step: int | None = None) -> None:
+        """Print a line that says what to do."""
+        self.rich.print(f"hint{'' if step is None else f', step {step}'}: {text}", style="yellow", markup=False, soft_wrap=True)
 
     def eval_table(self, result: Row) -> None:
         """Print an evaluation."""
@@ -81,13 +104,15 @@ def numbers(row: Row) -> str:
 
 
 def eval_table(result: Row) -> Table:
-    """Return an evaluation as a table: a row for each tier, accuracy and pass@k."""
-    ks = list(next(iter(result["tiers"].values()))["pass@k"])
-    where = "evaluation" if result.get("step") is None else f"evaluation at step {result['step']}"
-    table = Table(title=f"{where}, {result['samples']} samples at T = {result['temperature']:g}")
-    for name in ("tier", "problems", "accuracy", *(f"pass@{k}" for k in ks), "truncated"):
-        table.add_column(name, justify="left" if name == "tier" else "right")
-    for tier, found in result["tiers"].items():
-        shares = [found["accuracy"], *found["pass@k"].values(), found["truncated_frac"]]
-        table.add_row(tier, str(found["problems"]), *(f"{share:.3f}" for share in shares))
-    return table
+    """Return an evaluation as a table: a row for each tier, with accuracy and its interval, pass@k and majority@n."""
+    return table(eval_title(result), *eval_cells(result))
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are numbers."""
+    shown = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1))
+    for place, name in enumerate(header):
+        shown.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -1,142 +1,200 @@
-"""Evaluation: avg@n and unbiased pass@k of the present policy, by difficulty tier."""
+"""Evaluation: from a rollout, a verifier and prompts to judged responses, and from those to numbers with intervals.
+
+Every number is a function of the tallies, one for each problem, which are part of the result. The samples are a function of (seed, suite,
+problem, sample): neither batches nor what was evaluated before can change them, and nothing of a training run is touched.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 
-from aer_train.checkpoint import latest
-from aer_train.config import RolloutConfig, TrainConfig
-from aer_train.console import Console
-from aer_train.data import load_prompts
-from aer_train.model import Policy, load_policy, resolve_device
-from aer_train.record import write_atomic
-from aer_train.rollout.hf import HFRollout
-from aer_train.types import Prompt
-from aer_train.verify import Verifier
+from aer_train.clock import Clock
+from aer_train.collect import draw
+from aer_train.config import TrainConfig
+from aer_train.data import Message, PromptSet
+from aer_train.estimates import CURVES, Estimate, interval, majority_at_k, pass_at_k
+from aer_train.rollout.protocol import Rollout
+from aer_train.seeds import generator
+from aer_train.types import Prompt, Sample
+from aer_train.verify import Verdict, Verifier
+from aer_train.verify.answers import gold_answer, normalize, number
+
+Row = dict[str, Any]
+
+CHUNK = 1024
+"""Responses that are sampled, judged and kept together: what an interrupted evaluation loses at most."""
 
 
-def evaluate(
-    policy: Policy,
-    prompts: list[Prompt],
+def evaluate(rollout: Rollout, verifier: Verifier, sets: Sequence[PromptSet], config: TrainConfig) -> tuple[Row, list[Row]]:
+    """Evaluate the present weights, and return the result and a row for each response.
+
+    Args:
+        rollout: samples the responses.
+        sets: what to evaluate on; see `load_eval_sets`.
+        config: eval (samples, temperature), run.seed and the settings that the result names.
+    """
+    rows = [row for prompts in sets for _, part in judged_chunks(rollout, verifier, prompts, config) for row in part]
+    return settings(sets, config) | summarize(rows, config.eval.samples, config.run.seed), rows
+
+
+def judged_chunks(
+    rollout: Rollout,
     verifier: Verifier,
-    *,
-    samples: int,
-    temperature: float,
-    max_new_tokens: int,
-    batch_size: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Sample every prompt and return accuracy, pass@k and the share of truncated responses of each tier and of all prompts.
+    prompts: PromptSet,
+    config: TrainConfig,
+    skip: Container[int] = (),
+    progress: Callable[[int], None] = lambda count: None,
+) -> Iterator[tuple[int, list[Row]]]:
+    """Sample and judge the prompts chunk by chunk; yield the number of a chunk and a row for each response, by prompt and sample.
 
     Args:
-        samples: n of avg@n, responses per prompt.
-        temperature: >= 0; 0 is greedy.
-        seed: the same seed gives the same random numbers at every step, so that differences are the policy's.
+        skip: numbers of chunks to leave out.
+        progress: is told how many more responses are there.
+    """
+    size = max(1, CHUNK // config.eval.samples)
+    seed: tuple[int | str, ...] = (config.run.seed, "eval", prompts.name) if prompts.name else (config.run.seed, "eval")
+    for chunk, first in enumerate(range(0, len(prompts.prompts), size)):
+        if chunk not in skip:
+            part = prompts.prompts[first : first + size]
+            groups = draw(rollout, verifier, part, config.eval.samples, seed, Clock(), config.eval.temperature, first, progress)
+            yield chunk, [_row(g.prompt, s, v) for g in groups for s, v in zip(g.samples, g.verdicts, strict=True)]
+
+
+def settings(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
+    """Return what the numbers of an evaluation depend on, the weights aside."""
+    return {
+        "samples": config.eval.samples,
+        "temperature": config.eval.temperature,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "seed": config.run.seed,
+        "reward": config.reward.kind,
+        "data": [prompts.origin for prompts in sets],
+    }
+
+
+def tell_unreadable(verifier: Verifier, sets: Sequence[PromptSet], message: Message) -> None:
+    """Say which gold answers the verifier cannot read: no response to them can be right, and they stay in the denominators."""
+    for prompts in sets:
+        bad = verifier.unparseable([prompt.answer for prompt in prompts.prompts])
+        if bad:
+            example = prompts.prompts[bad[0]]
+            message(
+                f"{prompts.origin['source']}: {len(bad)} of {len(prompts.prompts)} gold answers cannot be read and count as wrong "
+                f"(problem {example.id}: {example.answer[:100]!r})"
+            )
+
+
+def summarize(rows: Sequence[Row], samples: int, seed: int) -> Row:
+    """Return the numbers of an evaluation.
+
+    Args:
+        rows: of all prompts, `samples` for each, next to each other.
+        samples: n responses to each prompt.
+        seed: of the bootstrap.
     Returns:
-        {"samples", "temperature", "max_new_tokens", "tiers": {tier: {"problems", "accuracy", "truncated_frac", "pass@k": {"1": ...}}}}.
+        {"tiers": {tier: numbers}, "mean": numbers, "problems": tallies}. The tiers are those of the prompts (a suite is one) and, of
+        several, "all". "mean" has the mean of the tiers, each counting the same, where there are several. Numbers are accuracy (avg@n),
+        pass@k and, where responses have answers that can be compared, majority@k, each with `_interval` (95 %); a tier also has problems,
+        truncated_frac, response_tokens, reward and outcomes.
     """
-    rollout = HFRollout(policy, RolloutConfig(max_new_tokens=max_new_tokens, batch_size=batch_size))
-    responses = rollout.generate(prompts, samples, (seed, "eval"), temperature)
-    verdicts = verifier.score_many([(response.text, prompts[response.prompt].answer) for response in responses])
-    correct, truncated = [0] * len(prompts), [0] * len(prompts)
-    for response, verdict in zip(responses, verdicts, strict=True):
-        correct[response.prompt] += verdict.outcome == "correct"
-        truncated[response.prompt] += not response.finished
-    tiers: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        tiers.setdefault(prompt.tier, []).append(index)
-    tiers["all"] = list(range(len(prompts)))
+    tallies = [tally(rows[start : start + samples]) for start in range(0, len(rows), samples)]
+    values = measures(tallies, samples)
+    places = tier_places(tallies)
+    estimates = {tier: Estimate.of(values[members], generator(seed, "bootstrap", tier)) for tier, members in places.items()}
+    facts = {tier: _facts([tallies[i] for i in members], samples) for tier, members in places.items()}
+    result: Row = {"tiers": {tier: facts[tier] | named(estimate, samples) for tier, estimate in estimates.items()}}
+    if len(places) > 1:
+        result["mean"] = named(Estimate.mean([estimate for tier, estimate in estimates.items() if tier != "all"]), samples)
+    return result | {"problems": tallies}
+
+
+def tier_places(tallies: Sequence[Row]) -> dict[str, list[int]]:
+    """Return the places of each tier's problems and, of several tiers, those of "all"."""
+    places: dict[str, list[int]] = {}
+    for place, found in enumerate(tallies):
+        places.setdefault(found["tier"], []).append(place)
+    return places | {"all": list(range(len(tallies)))} if len(places) > 1 else places
+
+
+def tally(rows: Sequence[Row]) -> Row:
+    """Return what the responses to one problem came to.
+
+    `votes` has [responses, correct ones] of each different answer; None where the verifier extracts none (custom rewards).
+    """
+    votes: dict[str, list[int]] = {}
+    for row in rows:
+        if row["extracted"] is not None:
+            vote = votes.setdefault(answer_key(row["extracted"]), [0, 0])
+            vote[0] += 1
+            vote[1] += row["outcome"] == "correct"
+    counted = bool(votes) or all(row["outcome"] != "correct" for row in rows)
     return {
-        "samples": samples,
-        "temperature": temperature,
-        "max_new_tokens": max_new_tokens,
-        "tiers": {
-            tier: summarize([correct[i] for i in members], [truncated[i] for i in members], samples) for tier, members in tiers.items()
-        },
+        "id": rows[0]["problem_id"],
+        "tier": rows[0]["tier"],
+        "answer": rows[0]["answer"],
+        "correct": sum(row["outcome"] == "correct" for row in rows),
+        "truncated": sum(not row["finished"] for row in rows),
+        "tokens": sum(row["num_tokens"] for row in rows),
+        "reward": sum(row["reward"] for row in rows),
+        "outcomes": dict(sorted(Counter(row["outcome"] for row in rows).items())),
+        "votes": sorted(votes.values(), reverse=True) if counted else None,
     }
 
 
-def summarize(correct: Sequence[int], truncated: Sequence[int], samples: int) -> dict[str, Any]:
-    """Return the numbers of one tier from the correct and truncated responses of each of its prompts, out of `samples`."""
-    problems = len(correct)
+def answer_key(answer: str) -> str:
+    """Return what two answers share that are one vote: the exact number (its unit aside), else the form without spacing."""
+    found = number(answer)
+    return normalize(answer) if found is None else f"{found.value}{'%' if found.percent else ''}"
+
+
+def measures(tallies: Sequence[Row], samples: int) -> np.ndarray:
+    """Return (P, 1 + n) or, where every problem has votes, (P, 1 + 2n): accuracy, pass@1 .. pass@n, majority@1 .. majority@n."""
+    correct = [found["correct"] for found in tallies]
+    columns = [np.array(correct)[:, None] / samples, pass_at_k(samples, correct)]
+    if all(found["votes"] is not None for found in tallies):
+        columns.append(np.stack([majority_at_k(samples, [tuple(vote) for vote in found["votes"]]) for found in tallies]))
+    return np.hstack(columns)
+
+
+def named(estimate: Estimate, samples: int) -> Row:
+    """Return estimates of the columns of `measures` by name."""
+    value, low, high = (array.tolist() for array in (estimate.value, *interval(estimate.resampled)))
+    numbers: Row = {"accuracy": value[0], "accuracy_interval": [low[0], high[0]]}
+    for curve, start in zip(CURVES, range(1, len(value), samples), strict=False):
+        numbers[curve] = {str(k): value[start + k - 1] for k in range(1, samples + 1)}
+        numbers[f"{curve}_interval"] = {str(k): [low[start + k - 1], high[start + k - 1]] for k in range(1, samples + 1)}
+    return numbers
+
+
+def _facts(tallies: Sequence[Row], samples: int) -> Row:
+    responses = len(tallies) * samples
+    outcomes: Counter[str] = Counter()
+    for found in tallies:
+        outcomes.update(found["outcomes"])
     return {
-        "problems": problems,
-        "accuracy": sum(correct) / (problems * samples),
-        "truncated_frac": sum(truncated) / (problems * samples),
-        "pass@k": {str(k): sum(pass_at_k(samples, c, k) for c in correct) / problems for k in pass_ks(samples)},
+        "problems": len(tallies),
+        "truncated_frac": sum(found["truncated"] for found in tallies) / responses,
+        "response_tokens": sum(found["tokens"] for found in tallies) / responses,
+        "reward": sum(found["reward"] for found in tallies) / responses,
+        "outcomes": dict(sorted(outcomes.items())),
     }
 
 
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Return the unbiased estimate of the chance that at least one of k responses is correct.
-
-        1 - C(samples - correct, k) / C(samples, k)
-
-    Args:
-        samples: n >= k responses, of which `correct` were correct.
-    Source: arXiv:2107.03374.
-    """
-    if not 1 <= k <= samples:
-        raise ValueError(f"k must be in [1, samples = {samples}], got {k}")
-    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def pass_ks(samples: int) -> list[int]:
-    """Return 1, 2, 4, ... and `samples` itself."""
-    return sorted({2**i for i in range(samples.bit_length())} | {samples})
-
-
-def evaluate_model(name: str, config: TrainConfig, out: Path) -> dict[str, Any]:
-    """Evaluate a model on `config.eval.data`, print a table and write the result to `out`.
-
-    Args:
-        name: hub id, folder, checkpoint, or run folder (its newest checkpoint).
-        config: where the prompts come from, how they are rendered, sampled and judged.
-        out: JSON file.
-    Raises:
-        ValueError - nothing to evaluate on, or a run without a checkpoint.
-    """
-    if config.eval.data is None:
-        raise ValueError("--data must be given when the settings name no eval.data, got None")
-    source = name
-    if (Path(name) / "checkpoints").is_dir():
-        newest = latest(Path(name))
-        if newest is None:
-            raise ValueError(f"--model must be a run with a complete checkpoint, got {name}")
-        source = str(newest)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    console = Console()
-    policy = load_policy(replace(config.model, name=source), resolve_device(config.run.device))
-    prompts = load_prompts(
-        config.data,
-        policy.tokenizer,
-        config.eval.data,
-        config.eval.split,
-        limit=config.eval.limit,
-        seed=config.run.seed,
-        message=console.message,
-    )
-    with Verifier(config.reward.kind, config.reward.timeout, config.reward.workers) as verifier:
-        result = evaluate(
-            policy,
-            prompts,
-            verifier,
-            samples=config.eval.samples,
-            temperature=config.eval.temperature,
-            max_new_tokens=config.rollout.max_new_tokens,
-            batch_size=config.rollout.batch_size,
-            seed=config.run.seed,
-        )
-    result = {"model": source, "data": config.eval.data, **result}
-    console.eval_table(result)
-    write_atomic(out, json.dumps(result, indent=2))
-    console.message(f"written to {out}")
-    return result
+def _row(prompt: Prompt, sample: Sample, verdict: Verdict) -> Row:
+    return {
+        "tier": prompt.tier,
+        "problem_id": prompt.id,
+        "sample": sample.index,
+        "prompt": prompt.text,
+        "response": sample.text,
+        "answer": gold_answer(prompt.answer)[:100],
+        "extracted": verdict.extracted,
+        "outcome": verdict.outcome,
+        "reward": verdict.reward,
+        "num_tokens": len(sample.tokens),
+        "finished": sample.finished,
+    }

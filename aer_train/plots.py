@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,19 +118,25 @@ def accuracy(figure: Figure, runs: Sequence[Run]) -> bool:
 
 
 def pass_at_k(figure: Figure, runs: Sequence[Run]) -> bool:
-    """Held-out pass@k by tier, at the first and at the last evaluation; a start that all runs share is drawn once."""
+    """Held-out pass@k by tier, at the first and at the last evaluation, this with its 95 % interval; a start that all runs share is drawn
+    once."""
     for axes, tier in _panels(figure, _tiers(runs)):
         curves = [[(step, _shares(run, step, tier)) for step in run.evals if _shares(run, step, tier)] for run in runs]
         starts = [found[0] for found in curves if len(found) > 1]
         shared = len(starts) > 1 and all(start == starts[0] for start in starts)
         if shared:
-            axes.plot(*_xy(starts[0][1]), "o:", color="#777777", markersize=4, label=f"all runs, step {starts[0][0]}")
+            _curve(axes, starts[0][1], ":", "#777777", f"all runs, step {starts[0][0]}")
         for (color, run), found in zip(_colored(runs), curves, strict=True):
             if len(found) > 1 and not shared:
-                axes.plot(*_xy(found[0][1]), "o:", color=color, markersize=4, label=f"{run.label}, step {found[0][0]}")
+                _curve(axes, found[0][1], ":", color, f"{run.label}, step {found[0][0]}")
             if found:
-                axes.plot(*_xy(found[-1][1]), "o-", color=color, markersize=4, label=f"{run.label}, step {found[-1][0]}")
-        ticks = sorted({k for found in curves for _, shares in found for k in shares})
+                step, shares = found[-1]
+                _curve(axes, shares, "-", color, f"{run.label}, step {step}" if run.rows else run.label)
+                ends = run.evals[step]["tiers"][tier].get("pass@k_interval", {})
+                if ends:
+                    low, high = ([ends[str(k)][side] for k in shares] for side in (0, 1))
+                    axes.fill_between(list(shares), low, high, color=color, alpha=0.12, linewidth=0)
+        ticks = _marked({k for found in curves for _, shares in found for k in shares})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.minorticks_off()
@@ -173,6 +180,13 @@ def time(figure: Figure, runs: Sequence[Run]) -> bool:
     axes.grid(axis="y", visible=False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(shown), 5), frameon=False, fontsize=9)
     return True
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 CHARTS: dict[str, Callable[[Figure, Sequence[Run]], bool]] = {
@@ -256,5 +270,13 @@ def _shares(run: Run, step: int, tier: str) -> dict[int, float]:
     return {int(k): share for k, share in run.evals[step]["tiers"].get(tier, {"pass@k": {}})["pass@k"].items()}
 
 
-def _xy(shares: dict[int, float]) -> tuple[list[int], list[float]]:
-    return list(shares), list(shares.values())
+def _curve(axes: Axes, shares: dict[int, float], style: str, color: str, label: str) -> None:
+    """A curve over k, with markers at some k."""
+    ks = list(shares)
+    marks = [ks.index(k) for k in _marked(shares)]
+    axes.plot(ks, list(shares.values()), f"o{style}", color=color, markersize=4, markevery=marks, label=label)
+
+
+def _marked(ks: Collection[int]) -> list[int]:
+    """Powers of two, and the largest."""
+    return [k for k in sorted(ks) if k == max(ks) or k.bit_count() == 1]

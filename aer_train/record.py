@@ -1,6 +1,7 @@
 """The run folder: what a run leaves behind, written so that a kill at any moment leaves it readable.
 
-config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json  checkpoints/  report.html  plots/
+config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json and .parquet (its samples)
+checkpoints/  report.html  plots/
 """
 
 from __future__ import annotations
@@ -33,6 +34,41 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_parquet(path: Path, rows: list[Row]) -> None:
+    """Write rows with the same columns, atomically. A column of nothing but None is text, so that several files make one table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows)
+    table = table.cast(pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]))
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue().to_pybytes())
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> list[Row]:
+    """Return the rows of a parquet file, with some or all of their columns."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=columns).to_pylist()
+
+
+def num_rows(path: Path) -> int:
+    """Return the number of rows of a parquet file."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path).num_rows
+
+
+def eval_json(result: Row) -> str:
+    """Return an evaluation as JSON: indented, with a line for each problem at the end."""
+    text = json.dumps({name: value for name, value in result.items() if name != "problems"}, indent=2)
+    if "problems" not in result:
+        return text
+    lines = ",\n    ".join(json.dumps(problem) for problem in result["problems"])
+    return f'{text[:-2]},\n  "problems": [\n    {lines}\n  ]\n}}\n'
 
 
 class Recorder:
@@ -81,20 +117,16 @@ class Recorder:
 
     def write_samples(self, step: int, rows: list[Row]) -> None:
         """Write the samples of a step to samples/step_<step>.parquet."""
+        if self._metrics is not None:
+            write_parquet(self.out / "samples" / f"step_{step:06d}.parquet", rows)
+
+    def write_eval(self, step: int, result: Row, rows: list[Row] | None = None) -> None:
+        """Write an evaluation to eval/step_<step>.json, and its samples beside it."""
         if self._metrics is None:
             return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
-        write_atomic(self.out / "samples" / f"step_{step:06d}.parquet", buffer.getvalue().to_pybytes())
-
-    def write_eval(self, step: int, result: Row) -> None:
-        """Write an evaluation to eval/step_<step>.json."""
-        if self._metrics is None:
-            return
-        write_atomic(self.out / "eval" / f"step_{step:06d}.json", json.dumps(result, indent=2))
+        if rows:
+            write_parquet(self.out / "eval" / f"step_{step:06d}.parquet", rows)
+        write_atomic(self.out / "eval" / f"step_{step:06d}.json", eval_json(result))
 
     def close(self) -> None:
         """Close the files and the trackers."""

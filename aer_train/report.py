@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from aer_train.plots import Run, charts
+from aer_train.plots import Run, charts, png
 from aer_train.record import write_atomic
 
 SAMPLES = 40
@@ -50,7 +49,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise ValueError(f"runs must be different run folders, at least one, got {[str(folder) for folder in folders]}")
     read = [Run.read(folder, label) for folder, label in zip(folders, _labels(folders), strict=True)]
     out = folders[0] if out is None else out
-    images = {name: _png(figure) for name, figure in charts(read).items()}
+    images = {name: png(figure) for name, figure in charts(read).items()}
     (out / "plots").mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
         write_atomic(out / "plots" / f"{name}.png", image)
@@ -61,12 +60,6 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
     write_atomic(out / "report.html", f"{head}<h1>{escape(title)}</h1>{''.join(body)}</html>\n")
     return out / "report.html"
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 def _chart_section(images: dict[str, bytes]) -> str:

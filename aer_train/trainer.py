@@ -23,8 +23,8 @@ from aer_train.clock import Clock
 from aer_train.collect import collect
 from aer_train.config import TrainConfig
 from aer_train.console import Console
-from aer_train.data import load_prompts
-from aer_train.evaluate import evaluate
+from aer_train.data import load_eval_sets, load_prompts, overlap
+from aer_train.evaluate import evaluate, tell_unreadable
 from aer_train.judge import judge
 from aer_train.metrics import Row, batch_metrics, collected_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
 from aer_train.model import Policy, load_policy, resolve_device
@@ -63,7 +63,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         if start is not None:
             loop.progress = checkpoint.restore(start, policy, loop.optimizer, loop.controller)
         done = loop.progress.step
-        recorder = stack.enter_context(Recorder(run, config, done if resume else None))
+        recorder = stack.enter_context(Recorder(run, loop.config, done if resume else None))
         if done >= config.run.steps:
             console.message(f"{run} already has {done} steps; raise run.steps to go on")
         console.watch(config, read_metrics(run) if done else ())
@@ -88,19 +88,30 @@ class Loop:
 
     def __init__(self, config: TrainConfig, policy: Policy, verifier: Verifier, console: Console) -> None:
         self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
-        data, seed, message = config.data, config.run.seed, console.message
-        prompts = load_prompts(data, policy.tokenizer, data.train, data.split, limit=data.limit, seed=seed, message=message)
-        self.prompts = self._readable(prompts)
-        self.eval_prompts: list[Prompt] = []
-        if config.eval.data is not None:
-            source, split, limit = config.eval.data, config.eval.split, config.eval.limit
-            self.eval_prompts = load_prompts(data, policy.tokenizer, source, split, limit=limit, seed=seed, message=message)
+        self._load_data()
         self.rollout: Rollout = HFRollout(policy, config.rollout)
         self.controller = AdaptiveEntropyController(config.entropy)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self.progress = Progress()
         self.clock = Clock()
+
+    def _load_data(self) -> None:
+        """Prompts to train and to evaluate on; the configuration gets the commits of the hub datasets that were used."""
+        data, seed, message, tokenizer = self.config.data, self.config.run.seed, self.console.message, self.policy.tokenizer
+        train = load_prompts(data, tokenizer, data.train, data.split, revision=data.revision, limit=data.limit, seed=seed, message=message)
+        self.prompts = self._readable(train.prompts)
+        data = replace(data, revision=train.origin["revision"] or data.revision)
+        self.eval_sets = load_eval_sets(self.config.eval, data, tokenizer, seed=seed, message=message)
+        used = [prompts.origin["revision"] for prompts in self.eval_sets if not prompts.name and prompts.origin["revision"]]
+        evaluation = replace(self.config.eval, revision=used[0]) if used else self.config.eval
+        self.config = replace(self.config, data=data, eval=evaluation)
+        tell_unreadable(self.verifier, self.eval_sets, message)
+        for prompts in self.eval_sets:
+            shared = overlap(self.prompts, prompts.prompts)
+            if shared:
+                share = f"{len(shared)} of {len(prompts.prompts)}"
+                message(f"{prompts.origin['source']}: {share} problems to evaluate on are also trained on (first: {shared[0].id})")
 
     def run(self, recorder: Recorder) -> None:
         """The steps after `progress` up to run.steps, with their records, evaluations and checkpoints."""
@@ -165,20 +176,10 @@ class Loop:
 
     def _evaluate(self, recorder: Recorder) -> None:
         """Evaluate and record; touches neither the controller nor any random number of training."""
-        if not self.eval_prompts:
+        if not self.eval_sets:
             return
-        config = self.config
         with self.clock.part("eval"):
-            result = evaluate(
-                self.policy,
-                self.eval_prompts,
-                self.verifier,
-                samples=config.eval.samples,
-                temperature=config.eval.temperature,
-                max_new_tokens=config.rollout.max_new_tokens,
-                batch_size=config.rollout.batch_size,
-                seed=config.run.seed,
-            )
-            result = {"step": self.progress.step, "data": config.eval.data, **result}
-            recorder.write_eval(self.progress.step, result)
+            result, rows = evaluate(self.rollout, self.verifier, self.eval_sets, self.config)
+            result = {"step": self.progress.step, **result}
+            recorder.write_eval(self.progress.step, result, rows if self.config.run.save_samples_every else None)
         self.console.eval_table(result)

@@ -29,10 +29,14 @@ def test_train_resume_eval_and_report(model_folder: Path, tmp_path: Path, capsys
     assert [row["step"] for row in read_metrics(run)] == [1, 2, 3]
     assert list(read_evals(run)) == [0, 2, 3] and read_config(run)["run"]["steps"] == 3
     capsys.readouterr()
-    assert main(["eval", "--model", str(run), "--samples", "4", "--out", str(tmp_path / "e.json")]) == 0
-    result = json.loads((tmp_path / "e.json").read_text())
-    assert result["model"].endswith("step_000003") and result["samples"] == 4 and result["tiers"]["all"]["problems"] == 4
-    assert "pass@4" in capsys.readouterr().out
+    assert main(["eval", "--model", str(run), "--out", str(tmp_path / "e")]) == 0
+    result, trained = json.loads((tmp_path / "e" / "eval.json").read_text()), read_evals(run)[3]
+    assert result["model"].endswith("step_000003") and result["samples"] == 2 and result["tiers"]["all"]["problems"] == 4
+    assert all(result[name] == trained[name] for name in ("tiers", "mean", "problems", "data")), "the same as at the end of training"
+    assert "pass@2" in capsys.readouterr().out
+    assert main(["compare", str(run), str(tmp_path / "e"), "--out", str(tmp_path / "compared")]) == 0
+    compared = json.loads((tmp_path / "compared" / "compare.json").read_text())
+    assert compared["tiers"]["all"]["difference"]["accuracy_interval"] == [0.0, 0.0]
     assert main(["report", str(run), "--out", str(tmp_path / "overlay")]) == 0
     assert (tmp_path / "overlay" / "report.html").is_file()
 
@@ -49,7 +53,7 @@ def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fly"], "error: command must be one of demo, train, eval, report, doctor, got 'fly'\n"),
+        (["fly"], "error: command must be one of demo, train, eval, compare, report, doctor, got 'fly'\n"),
         (["train", "--preset", "chess"], "error: --preset must be one of countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo, got 'chess'\n"),
         (["train", "--optim.lrr", "1"], "error: Unrecognized options: --optim.lrr, 1 (perhaps --optim.lr)\n"),
         (["train", "--rollout.group-size", "1"], "error: rollout.group_size must be >= 2, got 1\n"),
@@ -57,6 +61,8 @@ def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_pat
         (["train", "--resume", "none"], "error: run folder must hold a config.json, got none\n"),
         (["train", "--preset"], "error: argument --preset: expected one argument\n"),
         (["eval"], "error: Missing from aer-train eval: --model STR"),
+        (["eval", "--model", "builtin:countdown", "--suites", "aime"], "error: suites must be of aime24, aime25,"),
+        (["compare", "a"], "error: compare must be given two evaluations, got 1\n"),
         (["report"], "error: report must be given at least one run folder, got none\n"),
     ],
 )

@@ -26,7 +26,9 @@ class Backend:
         self.events: list[str] = []
         self.draws: list[tuple[tuple[int | str, ...], list[str]]] = []
 
-    def stream(self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], first: int = 0) -> Iterator[list[Sample]]:
+    def stream(
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+    ) -> Iterator[list[Sample]]:
         self.draws.append((seed, [prompt.id for prompt in prompts]))
         for place in reversed(range(len(prompts))):
             self.events.append(f"generate {place}")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.config import DataConfig
-from aer_train.data import encode_prompt, load_prompts, prompts_at
+from aer_train.config import DataConfig, EvalConfig
+from aer_train.data import answer_text, encode_prompt, load_eval_sets, load_prompts, overlap, prompts_at
 from aer_train.model import Policy
 from aer_train.seeds import generator, sample_seed
 from aer_train.types import Prompt
@@ -23,7 +23,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> str:
 
 
 def load(policy: Policy, source: str, limit: int | None = None, **options: object) -> list[Prompt]:
-    return load_prompts(DataConfig(**options), policy.tokenizer, source, "train", limit=limit)
+    return load_prompts(DataConfig(**options), policy.tokenizer, source, "train", limit=limit).prompts
 
 
 def test_jsonl_and_parquet_give_the_same_prompts(policy: Policy, tmp_path: Path) -> None:
@@ -38,6 +38,82 @@ def test_jsonl_and_parquet_give_the_same_prompts(policy: Policy, tmp_path: Path)
     assert load(policy, source, limit=1) == [Prompt("a", "1+2=?", "3", "all")]
 
 
+def test_a_pattern_reads_its_files_in_order(policy: Policy, tmp_path: Path) -> None:
+    for name, row in (("b.jsonl", ROWS[1]), ("a.jsonl", ROWS[0])):
+        write(tmp_path / name, [row])
+    assert [p.id for p in load(policy, str(tmp_path / "*.jsonl"))] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"data must name an existing file, got .*c\*.jsonl"):
+        load(policy, str(tmp_path / "c*.jsonl"))
+
+
+def test_answers_that_are_numbers() -> None:
+    """A float without a fraction is the whole number that it was before somebody's data frame made it a float."""
+    given = [204, 27.0, -1.0, 0.5, 1e-05, 1e22, ["$2$"], [3], " 7", True, float("nan"), None, [], ["1", "2"], {"a": 1}]
+    expected = ["204", "27", "-1", "0.5", "1e-05", "1" + 22 * "0", "$2$", "3", " 7", *6 * [None]]
+    assert [answer_text(value) for value in given] == expected
+
+
+def test_repeated_prompts_are_counted(policy: Policy, tmp_path: Path) -> None:
+    rows = [*ROWS, {"problem": "1 + 2 = ?", "answer": "3", "id": "d"}, {"problem": "$20*3$=?", "answer": "61", "id": "e"}]
+    source, messages = write(tmp_path / "rows.jsonl", rows), []
+    load_prompts(DataConfig(), policy.tokenizer, source, "train", message=messages.append)
+    assert messages == [f"{source}: 2 of 5 prompts repeat an earlier one (first: d), 1 of them with another answer"]
+
+
+def test_overlap_of_training_and_evaluation() -> None:
+    held_out = [Prompt("x", "What is  $1+2$?", "3"), Prompt("y", "What is 1+3?", "4")]
+    assert overlap([Prompt("a", "what is 1+2?", "3"), Prompt("b", "2", "2")], held_out) == held_out[:1]
+
+
+def test_where_prompts_come_from_is_recorded(policy: Policy, tmp_path: Path) -> None:
+    def origin(rows: list[dict[str, object]]) -> dict[str, object]:
+        return load_prompts(DataConfig(), policy.tokenizer, write(tmp_path / "rows.jsonl", rows), "train").origin
+
+    found = origin(ROWS)
+    assert found | {"name": "", "source": str(tmp_path / "rows.jsonl"), "revision": None, "problems": 3} == found
+    assert (
+        origin(ROWS) == found
+        and len({o["digest"] for o in (found, origin(ROWS[:2]), origin([{**ROWS[0], "answer": "4"}, *ROWS[1:]]))}) == 3
+    )
+
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture
+def cached_hub_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """org/toy:main with a test split, as an earlier download has left it, and no way to the hub."""
+    import datasets.config
+    from datasets.packaged_modules.json.json import Json
+
+    file = write(tmp_path / "toy.jsonl", [{"question": "1+1", "answer": "so 2\n#### 2"}])
+    Json(
+        cache_dir=str(tmp_path), dataset_name="org___toy", hash=COMMIT, config_name="main", data_files={"test": [file]}
+    ).download_and_prepare()
+    next((tmp_path / "org___toy").glob("main-*")).rename(tmp_path / "org___toy" / "main")
+    folder = tmp_path / "org___toy" / "main" / "0.0.0" / COMMIT
+    (folder / "org___toy-test.arrow").rename(folder / "toy-test.arrow")
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "toy"}))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+
+
+@pytest.mark.usefixtures("cached_hub_dataset")
+def test_the_commit_of_a_hub_dataset_is_recorded(policy: Policy) -> None:
+    data = DataConfig(train="org/toy:main", prompt_column="question", revision=COMMIT)
+    found = load_prompts(data, policy.tokenizer, data.train, "test")
+    assert found.prompts == [Prompt("0", "1+1", "so 2\n#### 2")] and found.origin["revision"] == COMMIT
+    with pytest.raises(ValueError, match=f"org/toy:main must be at revision {40 * 'f'}, got {COMMIT} from the cache: the hub could not be"):
+        load_prompts(data, policy.tokenizer, data.train, "test", revision=40 * "f")
+    with pytest.raises(ValueError, match=r"got 'org/toy:main' \(split 'train'\): Unknown split"):
+        load_prompts(data, policy.tokenizer, data.train, "train")
+    assert load_eval_sets(EvalConfig(data="org/toy:main"), data, policy.tokenizer)[0].origin == found.origin
+    with pytest.raises(ValueError, match=f"must be at revision {40 * 'e'}"):
+        load_eval_sets(EvalConfig(data="org/toy:main"), DataConfig(train="org/toy", revision=40 * "e"), policy.tokenizer)
+
+
 def test_the_row_number_is_the_default_id(policy: Policy, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k != "id"} for row in ROWS]
     assert [p.id for p in load(policy, write(tmp_path / "rows.jsonl", rows))] == ["0", "1", "2"]
@@ -46,7 +122,7 @@ def test_the_row_number_is_the_default_id(policy: Policy, tmp_path: Path) -> Non
 def test_long_prompts_are_dropped_and_counted(policy: Policy, tmp_path: Path) -> None:
     source, messages = write(tmp_path / "rows.jsonl", ROWS), []
     config = DataConfig(max_prompt_tokens=6)
-    assert [p.id for p in load_prompts(config, policy.tokenizer, source, "train", message=messages.append)] == ["a", "b"]
+    assert [p.id for p in load_prompts(config, policy.tokenizer, source, "train", message=messages.append).prompts] == ["a", "b"]
     assert messages == [f"{source}: 1 of 3 prompts dropped (data.max_prompt_tokens)"]
     with pytest.raises(ValueError, match=r"data.max_prompt_tokens must leave some prompts, got 2: every prompt of"):
         load(policy, source, max_prompt_tokens=2)
@@ -83,7 +159,9 @@ def test_a_rendered_begin_token_is_not_doubled(policy: Policy) -> None:
         (ROWS, {"prompt_column": "question"}, r"data.prompt_column must be a column of .* \(answer, id, level, problem\), got 'question'"),
         (ROWS, {"answer_column": "gold"}, "data.answer_column must be a column of"),
         (ROWS, {"tier_column": "tier"}, "data.tier_column must be a column of"),
-        (ROWS, {"answer_column": "level"}, r"answer of row 0 of .* must be text, got int \(1\)"),
+        ([{"problem": "1", "answer": ["1", "2"]}], {}, r"answer of row 0 of .* must be text, a finite number or a list of one, got list"),
+        ([{"problem": "1", "answer": None}], {}, r"answer of row 0 of .* must be text, a finite number or a list of one, got NoneType"),
+        (ROWS, {"prompt_column": "level"}, r"prompt of row 0 of .* must be text, got int \(1\)"),
         (ROWS, {"template": "Solve it."}, r"data.template must contain \{problem\}, got 'Solve it.'"),
     ],
 )

@@ -1,70 +1,88 @@
-import json
-from itertools import combinations
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from aer_train.checks import check_config
-from aer_train.config import EvalConfig, ModelConfig, RewardConfig, RolloutConfig, TrainConfig
-from aer_train.evaluate import evaluate, evaluate_model, pass_at_k, pass_ks, summarize
+from aer_train import evaluate as module
+from aer_train.config import EvalConfig, RolloutConfig, TrainConfig
+from aer_train.data import PromptSet
+from aer_train.evaluate import answer_key, evaluate, summarize, tally, tell_unreadable
 from aer_train.model import Policy
+from aer_train.rollout.hf import HFRollout
 from aer_train.types import Prompt
 from aer_train.verify import Verifier
 
-
-@pytest.mark.parametrize("samples", [1, 4, 7])
-def test_pass_at_k_is_the_share_of_subsets_with_a_correct_response(samples: int) -> None:
-    for correct in range(samples + 1):
-        outcomes = [True] * correct + [False] * (samples - correct)
-        for k in range(1, samples + 1):
-            subsets = list(combinations(outcomes, k))
-            assert pass_at_k(samples, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+PROMPTS = [Prompt("a", "12=?", "12", "easy"), Prompt("b", "7", "7", "hard"), Prompt("c", "98", "98", "hard")]
+CONFIG = TrainConfig(eval=EvalConfig(samples=3), rollout=RolloutConfig(max_new_tokens=4))
 
 
-def test_pass_at_k_needs_enough_samples() -> None:
-    with pytest.raises(ValueError, match=r"k must be in \[1, samples = 4\], got 5"):
-        pass_at_k(4, 2, 5)
-    assert [pass_ks(n) for n in (1, 2, 6, 8)] == [[1], [1, 2], [1, 2, 4, 6], [1, 2, 4, 8]]
+def row(outcome: str = "wrong", extracted: str | None = None, tier: str = "easy", finished: bool = True) -> dict[str, object]:
+    found = {"tier": tier, "problem_id": "p", "answer": "2", "extracted": extracted, "outcome": outcome}
+    return found | {"reward": float(outcome == "correct"), "num_tokens": 5, "finished": finished}
 
 
-def test_summary_by_hand() -> None:
-    assert summarize([4, 1, 0], [0, 0, 3], 4) == {
-        "problems": 3,
-        "accuracy": 5 / 12,
-        "truncated_frac": 3 / 12,
-        "pass@k": {"1": pytest.approx(5 / 12), "2": pytest.approx((1 + 0.5 + 0) / 3), "4": pytest.approx(2 / 3)},
+def test_a_tally_by_hand() -> None:
+    rows = [row("correct", "2"), row("correct", "2.0"), row("wrong", "3"), row("no_answer"), row("correct", "4/2", finished=False)]
+    assert tally(rows) == {
+        "id": "p",
+        "tier": "easy",
+        "answer": "2",
+        "correct": 3,
+        "truncated": 1,
+        "tokens": 25,
+        "reward": 3.0,
+        "outcomes": {"correct": 3, "no_answer": 1, "wrong": 1},
+        "votes": [[3, 3], [1, 0]],
     }
 
 
-def test_evaluate_by_tier(policy: Policy) -> None:
-    prompts = [Prompt("a", "12=?", "12", "easy"), Prompt("b", "7", "7", "hard"), Prompt("c", "98", "98", "hard")]
+def test_one_vote_is_one_number_or_one_form() -> None:
+    same = [("1/2", "0.5"), ("\\frac12", "\\frac{1}{2}"), ("5 cm", "5"), ("1,000", "1000"), ("( 1 , 2 )", "(1,2)"), ("x = 3y", "3y")]
+    assert all(answer_key(a) == answer_key(b) for a, b in same)
+    different = [("50%", "50"), ("1,2", "(1,2)"), ("x", "y"), ("0.33", "1/3")]
+    assert all(answer_key(a) != answer_key(b) for a, b in different)
+
+
+def test_a_summary_by_hand() -> None:
+    """Two problems of the easy tier (2 of 2 and 1 of 2 correct), one of the hard tier (0 of 2)."""
+    right, wrong = row("correct", "2"), row("wrong", "3")
+    hard = row("wrong", "3", tier="hard", finished=False)
+    found = summarize([right, right, right, wrong, hard, row("no_answer", tier="hard")], 2, seed=0)
+    easy, mean = found["tiers"]["easy"], found["mean"]
+    assert list(found["tiers"]) == ["easy", "hard", "all"] and len(found["problems"]) == 3
+    assert easy["accuracy"] == easy["pass@k"]["1"] == easy["majority@k"]["2"] == pytest.approx(0.75)
+    assert easy["pass@k"]["2"] == 1.0 and easy["pass@k_interval"]["2"] == [1.0, 1.0]
+    assert easy["accuracy_interval"] == [0.5, 1.0], "of two problems the resamples are 1/2, 3/4 and 1"
+    assert found["tiers"]["all"]["accuracy"] == pytest.approx(0.5) and mean["accuracy"] == pytest.approx(0.375)
+    assert mean["accuracy_interval"] == [0.25, 0.5]
+    assert found["tiers"]["hard"] | {"problems": 1, "truncated_frac": 0.5, "response_tokens": 5.0, "reward": 0.0} == found["tiers"]["hard"]
+    assert found["tiers"]["all"]["outcomes"] == {"correct": 3, "no_answer": 1, "wrong": 2}
+
+
+def test_custom_rewards_have_no_majority() -> None:
+    found = summarize([row("correct"), row("wrong")], 2, seed=0)
+    assert "majority@k" not in found["tiers"]["easy"] and found["problems"][0]["votes"] is None
+
+
+def test_samples_do_not_depend_on_batches_chunks_or_other_sets(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = [PromptSet(PROMPTS, {"name": "", "source": "data"}), PromptSet(PROMPTS[:2], {"name": "suite", "source": "suite"})]
     with Verifier("math") as verifier:
-        options = {"samples": 3, "temperature": 1.0, "max_new_tokens": 4, "seed": 0}
-        result = evaluate(policy, prompts, verifier, batch_size=64, **options)
-        assert result == evaluate(policy, prompts, verifier, batch_size=2, **options)
-    assert list(result["tiers"]) == ["easy", "hard", "all"]
-    assert [tier["problems"] for tier in result["tiers"].values()] == [1, 2, 3]
-    for tier in result["tiers"].values():
-        assert list(tier["pass@k"]) == ["1", "2", "3"]
-        assert tier["pass@k"]["1"] == pytest.approx(tier["accuracy"])
+
+        def run(sets: list[PromptSet], batch_size: int = 64) -> tuple[dict[str, object], list[dict[str, object]]]:
+            return evaluate(HFRollout(policy, replace(CONFIG.rollout, batch_size=batch_size)), verifier, sets, CONFIG)
+
+        result, rows = run(sets)
+        assert run(sets, batch_size=2)[1] == rows
+        assert run(sets[1:])[1] == rows[9:]
+        monkeypatch.setattr(module, "CHUNK", 3)
+        assert run(sets) == (result, rows)
+    assert [r["response"] for r in rows[:6]] != [r["response"] for r in rows[9:]], "a suite has draws of its own"
+    assert [(r["problem_id"], r["sample"]) for r in rows[:9]] == [(p.id, i) for p in PROMPTS for i in range(3)]
+    assert list(result["tiers"]) == ["easy", "hard", "all"] and result["samples"] == 3
 
 
-def test_evaluate_model_writes_what_it_returns(model_folder: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        rollout=RolloutConfig(max_new_tokens=6),
-        reward=RewardConfig(kind="countdown"),
-        eval=EvalConfig(data="builtin:countdown", samples=1, temperature=0, limit=6),
-        model=ModelConfig(name="unused"),
-    )
-    check_config(config)
-    result = evaluate_model(str(model_folder), config, tmp_path / "eval.json")
-    assert json.loads((tmp_path / "eval.json").read_text()) == result
-    assert {name: tier["problems"] for name, tier in result["tiers"].items()} == {"easy": 3, "hard": 3, "all": 6}
-
-
-def test_evaluate_model_errors(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--data must be given when the settings name no eval.data"):
-        evaluate_model(str(model_folder), TrainConfig(), tmp_path / "eval.json")
-    (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"--model must be a run with a complete checkpoint, got .*run"):
-        evaluate_model(str(tmp_path / "run"), TrainConfig(eval=EvalConfig(data="builtin:countdown")), tmp_path / "eval.json")
+def test_unreadable_golds_are_named() -> None:
+    said: list[str] = []
+    prompts = PromptSet([Prompt("a", "", "1"), Prompt("b", "", "")], {"name": "", "source": "file"})
+    with Verifier("math") as verifier:
+        tell_unreadable(verifier, [prompts], said.append)
+    assert said == ["file: 1 of 2 gold answers cannot be read and count as wrong (problem b: '')"]

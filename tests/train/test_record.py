@@ -95,6 +95,14 @@ def test_numbers_line():
 
 
 def test_eval_table_has_a_row_for_each_tier():
-    tier = {"problems": 4, "accuracy": 0.25, "truncated_frac": 0.0, "pass@k": {"1": 0.25, "4": 1.0}}
-    table = eval_table({"step": 3, "samples": 4, "temperature": 1.0, "tiers": {"easy": tier, "all": tier}})
-    assert table.row_count == 2 and [c.header for c in table.columns] == ["tier", "problems", "accuracy", "pass@1", "pass@4", "truncated"]
+    shares = {curve: {str(k): 0.25 * k for k in range(1, 5)} for curve in ("pass@k", "majority@k")}
+    tier = {"problems": 4, "accuracy": 0.25, "accuracy_interval": [0.0, 0.5], "truncated_frac": 0.125, "response_tokens": 9.6, **shares}
+    mean = {"accuracy": 0.75, "accuracy_interval": [0.5, 1.0], **shares}
+    table = eval_table({"step": 3, "samples": 4, "temperature": 1.0, "tiers": {"easy": tier, "all": tier}, "mean": mean})
+    rows = {column.header: list(column.cells) for column in table.columns}
+    assert table.title == "evaluation at step 3, 4 samples at T = 1"
+    assert rows == {
+        "tier": ["easy", "all", "mean"], "problems": ["4", "4", ""], "avg@4": ["0.250", "0.250", "0.750"],
+        "95 %": ["0.000..0.500", "0.000..0.500", "0.500..1.000"], "pass@2": 3 * ["0.500"], "pass@4": 3 * ["1.000"], "maj@4": 3 * ["1.000"],
+        "cut": ["0.125", "0.125", ""], "tokens": ["10", "10", ""],
+    }  # fmt: skip

@@ -183,7 +183,9 @@ def test_evaluation_cannot_disturb_training(config: TrainConfig, tmp_path: Path)
     assert_same_run(a, b)
     evals = read_evals(a)
     assert list(evals) == [0, 1, 2, 3, 4] and not read_evals(b)
-    assert evals[4]["step"] == 4 and evals[4]["data"] == "builtin:countdown" and set(evals[4]["tiers"]) == {"easy", "hard", "all"}
+    assert (
+        evals[4]["step"] == 4 and evals[4]["data"][0]["source"] == "builtin:countdown" and set(evals[4]["tiers"]) == {"easy", "hard", "all"}
+    )
 
 
 def test_metrics_of_a_step(config: TrainConfig) -> None:
