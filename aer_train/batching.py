@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class MicroBatch:
     """(B, T) float32, nats, 0 outside the response; None when strictly on-policy."""
     loss_tokens: int
     """How many positions loss_mask holds."""
+    padding: int
+    """How many positions hold no token."""
 
 
 def plan(widths: Sequence[int], tokens_per_microbatch: int, world: int = 1) -> list[list[list[int]]]:
@@ -128,29 +131,32 @@ def _micro_batch(
     device: torch.device,
 ) -> MicroBatch:
     shape = max(1, len(rows)), max((_width(samples[row]) for row in rows), default=1)
-    input_ids, targets = torch.full(shape, pad_id), torch.full(shape, IGNORE_INDEX)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
+    input_ids, targets = np.full(shape, pad_id), np.full(shape, IGNORE_INDEX)
+    attention_mask = np.zeros(shape, np.int64)
     attention_mask[:, 0] = 1  # an empty micro-batch still runs one token
-    rollout_logprobs, old = torch.zeros(shape), None if old_logprobs is None else torch.zeros(shape)
-    per_row = torch.zeros(2, shape[0])
+    rollout_logprobs, old = np.zeros(shape, np.float32), None if old_logprobs is None else np.zeros(shape, np.float32)
+    per_row = np.zeros((2, shape[0]), np.float32)
     for b, row in enumerate(rows):
-        sample = samples[row]
-        ids, span = torch.tensor(sample.prompt_tokens + sample.tokens), response_slice(sample)
-        input_ids[b, : span.stop], attention_mask[b, : span.stop] = ids[:-1], 1
-        targets[b, span] = ids[span.start + 1 :]
-        rollout_logprobs[b, span] = torch.tensor(sample.logprobs)
-        per_row[:, b] = torch.tensor([advantages[row], entropy_coef[row]])
+        sample, span = samples[row], response_slice(samples[row])
+        input_ids[b, : span.stop], attention_mask[b, : span.stop] = (sample.prompt_tokens + sample.tokens)[:-1], 1
+        targets[b, span], rollout_logprobs[b, span] = sample.tokens, sample.logprobs
+        per_row[:, b] = advantages[row], entropy_coef[row]
         if old is not None and old_logprobs is not None:
-            old[b, span] = torch.tensor(old_logprobs[row])
+            old[b, span] = old_logprobs[row]
+
+    def place(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
     return MicroBatch(
         rows,
-        input_ids.to(device),
-        attention_mask.to(device),
-        targets.to(device),
-        (targets != IGNORE_INDEX).to(device),
-        per_row[0].to(device),
-        per_row[1].to(device),
-        rollout_logprobs.to(device),
-        None if old is None else old.to(device),
+        place(input_ids),
+        place(attention_mask),
+        place(targets),
+        place(targets != IGNORE_INDEX),
+        place(per_row[0]),
+        place(per_row[1]),
+        place(rollout_logprobs),
+        None if old is None else place(old),
         sum(len(samples[row].tokens) for row in rows),
+        shape[0] * shape[1] - sum(_width(samples[row]) for row in rows),
     )

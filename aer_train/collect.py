@@ -24,6 +24,8 @@ class Collected:
     """optim.prompts_per_step of them."""
     rounds: list[list[Group]]
     """As they were drawn: the step's own prompts, unbiased, then the fresh ones of each refill."""
+    left: int
+    """Groups that still teach nothing."""
     position: int
     """Prompts taken from the data so far, those of this step included."""
 
@@ -53,18 +55,21 @@ def collect(
     position += len(chosen)
     groups = draw(rollout, verifier, chosen, size, (seed, "train", step), clock)
     rounds = [groups]
-    for number in range(1, config.rollout.refill_rounds + 1):
-        places = [place for place, empty in enumerate(replaceable(groups, controller, config)) if empty]
-        if not places:
-            break
+    places = _replaceable_places(groups, controller, config)
+    while places and len(rounds) <= config.rollout.refill_rounds:
         chosen = prompts_at(prompts, seed, position, len(places))
         position += len(chosen)
-        fresh = draw(rollout, verifier, chosen, size, (seed, "train", step, "refill", number), clock)
+        fresh = draw(rollout, verifier, chosen, size, (seed, "train", step, "refill", len(rounds)), clock)
         rounds.append(fresh)
         useful = [group for group, empty in zip(fresh, replaceable(fresh, controller, config), strict=True) if not empty]
         taken = dict(zip(places, useful, strict=False))
         groups = [taken.get(place, group) for place, group in enumerate(groups)]
-    return Collected(groups, rounds, position)
+        places = _replaceable_places(groups, controller, config)
+    return Collected(groups, rounds, len(places), position)
+
+
+def _replaceable_places(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[int]:
+    return [place for place, empty in enumerate(replaceable(groups, controller, config)) if empty]
 
 
 def draw(

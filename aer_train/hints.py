@@ -25,6 +25,12 @@ EXPLODED = 2.0
 MISMATCH = 0.05
 """Nats: bfloat16 on both sides differs by 0.01 to 0.02 on average, stale or corrupt weights by 0.1 and more."""
 
+WAITING = 0.2
+"""Share of a step's time spent waiting for the verifier, which should work while others are sampled."""
+
+SAMPLING = 0.85
+"""Share of a step's time spent sampling."""
+
 
 @dataclass(frozen=True)
 class Hint:
@@ -186,6 +192,22 @@ def _mismatch(row: Row, options: Options) -> str | None:
     return f"{what}: its weights may be stale or its precision lower; check {options.now('model.dtype')} against it"
 
 
+def _waiting(row: Row, options: Options) -> str | None:
+    share = row.get("time_share/verify_wait") or 0.0
+    if share <= WAITING:
+        return None
+    remedy = f"raise {options.now('reward.workers')} to the cores that are free, or lower {options.now('reward.timeout')}"
+    return f"{share:.0%} of the step was spent waiting for the verifier: {remedy}"
+
+
+def _sampling(row: Row, options: Options) -> str | None:
+    share, now = row.get("time_share/rollout") or 0.0, options.now
+    if share <= SAMPLING:
+        return None
+    remedy = f"a faster {now('rollout.backend')}, a larger {now('rollout.batch_size')} or a lower {now('rollout.max_new_tokens')}"
+    return f"{share:.0%} of the step was spent sampling, so that little else matters for its speed: try {remedy}"
+
+
 CAUSES: dict[str, Callable[[Row, Options], str | None]] = {
     "collapse": _collapse,
     "explosion": _explosion,
@@ -196,5 +218,7 @@ CAUSES: dict[str, Callable[[Row, Options], str | None]] = {
     "verifier": _verifier,
     "no_answer": _no_answer,
     "mismatch": _mismatch,
+    "waiting": _waiting,
+    "sampling": _sampling,
 }
 """Each returns its text when a row shows the cause."""

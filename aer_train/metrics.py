@@ -40,6 +40,7 @@ def collected_metrics(collected: Collected, tolerance: float) -> Row:
         "tokens/generated": sum(len(sample.tokens) for sample in samples),
         "refill/rounds": len(collected.rounds) - 1,
         "refill/groups_replaced": len(first) - sum(group is other for group, other in zip(first, collected.groups, strict=True)),
+        "refill/groups_left": collected.left,
         "refill/samples_wasted": sum(len(group.samples) for group in discarded(collected)),
     }
 
@@ -74,20 +75,22 @@ def controller_metrics(controller: AdaptiveEntropyController) -> Row:
     }
 
 
-def time_metrics(seconds: dict[str, float], num_tokens: int) -> Row:
-    """Return seconds and share of each part of the time since the last row, and the trained tokens a second of it.
+def time_metrics(seconds: dict[str, float], num_tokens: int, generated: int) -> Row:
+    """Return seconds and share of each part of the time since the last row, and tokens a second of sampling, training and the step.
 
     Args:
         seconds: by part (`Clock.lap`). A checkpoint is written after its step's row, so that its time is in the next one.
         num_tokens: loss tokens of the step.
+        generated: response tokens sampled, those of refill included.
     """
-    total = sum(seconds.values())
-    work = total - seconds["eval"] - seconds["checkpoint"]
+    total, training = sum(seconds.values()), seconds["train"] + seconds["old_logprobs"]
     return {
         **{f"time/{part}": value for part, value in seconds.items()},
         "time/step": total,
         **{f"time_share/{part}": value / total for part, value in seconds.items()},
-        "perf/tokens_per_second": num_tokens / work,
+        "perf/tokens_per_second": num_tokens / (total - seconds["eval"] - seconds["checkpoint"]),
+        "perf/rollout_tokens_per_second": generated / seconds["rollout"],
+        "perf/train_tokens_per_second": num_tokens / training,
     }
 
 

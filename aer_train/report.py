@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from aer_train.clock import PARTS
 from aer_train.plots import Run, charts, png
 from aer_train.record import write_atomic
 
@@ -54,7 +55,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     for name, image in images.items():
         write_atomic(out / "plots" / f"{name}.png", image)
     samples = [_samples(run, folder) for run, folder in zip(read, folders, strict=True)]
-    body = [_overview(read), _evaluation(read), _chart_section(images), _configuration(read), *samples]
+    body = [_overview(read), _evaluation(read), _time(read), _chart_section(images), _configuration(read), *samples]
     title = " / ".join(run.label for run in read)
     head = "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
     head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
@@ -108,6 +109,21 @@ def _evaluation(runs: Sequence[Run]) -> str:
                 rows.append([run.label, tier, problems, name, *(f"{values[step]:.3f} ({step})" for step in shown)])
     header = ("run", "tier", "problems", "measure", "first (step)", "best (step)", "last (step)")
     return f"<h2>Evaluation</h2>{_table(header, rows)}" if rows else ""
+
+
+def _time(runs: Sequence[Run]) -> str:
+    """What a step spends its time on: mean seconds, the share of each part, and tokens a second."""
+    shown = [part for part in PARTS if any(sum(run.series(f"time/{part}")[1]) for run in runs)]
+    rows = []
+    for run in runs:
+        seconds = {part: sum(run.series(f"time/{part}")[1]) for part in shown}
+        total = sum(seconds.values())
+        if total:
+            shares = [f"{seconds[part] / total:.0%}" for part in shown]
+            speeds = [_number(_recent(run.series(f"perf/{name}_tokens_per_second")[1]), ",.0f") for name in ("rollout", "train")]
+            rows.append([run.label, f"{total / len(run.rows):,.3g}", *shares, *speeds])
+    header = ("run", "seconds a step", *shown, "tokens/s sampled", "tokens/s trained")
+    return f"<h2>Time</h2>{_table(header, rows)}" if rows else ""
 
 
 def _recent(values: Sequence[float]) -> float | None:

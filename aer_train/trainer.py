@@ -125,7 +125,7 @@ class Loop:
             last = step == options.steps
             if last or (self.config.eval.every and step % self.config.eval.every == 0):
                 self._evaluate(recorder)
-            row |= time_metrics(self.clock.lap(), row["tokens/loss"])
+            row |= time_metrics(self.clock.lap(), row["tokens/loss"], row["tokens/generated"])
             recorder.log(row)
             self.console.step(row)
             if last or (options.save_every and step % options.save_every == 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from aer_train.verify import Verdict
 
@@ -68,7 +69,7 @@ class Batch:
     trained: list[bool]
     """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
 
-    @property
+    @cached_property
     def samples(self) -> list[Sample]:
         """One for each of the decisions."""
         return [sample for group in self.groups for sample in group.samples]

@@ -33,7 +33,7 @@ class UpdateResult:
 class Totals:
     """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl")
+    NAMES = ("entropy", *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
     LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
@@ -50,8 +50,10 @@ class Totals:
         for name in MAXIMA:
             self._maxima[name] = torch.maximum(self._maxima[name], terms[name])
 
-    def add_update(self, metrics: dict[str, Tensor], weight: float) -> None:
-        """From the pass of an update: means over `weight` tokens (or responses)."""
+    def add_update(self, batch: MicroBatch, metrics: dict[str, Tensor], weight: float) -> None:
+        """From the pass of an update: means over `weight` tokens (or responses), and how much of the pass was padding."""
+        self._sums["positions"] += batch.input_ids.numel()
+        self._sums["padding"] += batch.padding
         self._sums["weight"] += weight
         for name in ("clip_frac", "ratio_mean", "approx_kl"):
             if name in metrics:
@@ -103,6 +105,7 @@ def update_policy(
         "optim/lr": rate,
         "entropy/mean": _mean(sums, "entropy", num_tokens),
         "entropy/per_response": _mean(sums, "entropy", sum(map(len, parts))),
+        "tokens/padding_frac": _mean(sums, "padding", sums["positions"]),
         **mismatch_metrics(sums, num_tokens),
     }
     if config.objective.kind != "gspo":
@@ -166,7 +169,7 @@ def _backward(
         total += output.loss.detach()
         if old_logprobs is None:
             totals.add_sampling_policy(micro, output.logprobs, output.entropy, config)
-        totals.add_update(output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
+        totals.add_update(micro, output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
 

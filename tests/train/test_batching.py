@@ -40,7 +40,7 @@ def test_the_token_budget_is_kept() -> None:
     assert [b.rows for b in pack(7)] == [[0], [2], [1]]
     assert [b.rows for b in pack(1)] == [[0], [2], [1]], "at least one row"
     assert pack(8)[0].old_logprobs is None
-    assert [b.loss_tokens for b in pack(8)] == [4, 2]
+    assert [b.loss_tokens for b in pack(8)] == [4, 2] and [b.padding for b in pack(8)] == [3, 0]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -71,6 +71,6 @@ def test_packing_by_hand() -> None:
 
 def test_an_empty_micro_batch_runs_and_counts_nothing() -> None:
     (batch,) = micro_batches(SAMPLES[:1], [1.0], [0.1], None, tokens_per_microbatch=9, pad_id=4, device=CPU, rank=1, world=2)
-    assert batch.rows == [] and batch.loss_tokens == 0 and not batch.loss_mask.any()
+    assert batch.rows == [] and batch.loss_tokens == 0 and batch.padding == 1 and not batch.loss_mask.any()
     assert batch.input_ids.tolist() == [[4]] and batch.attention_mask.tolist() == [[1]] and batch.targets.tolist() == [[IGNORE_INDEX]]
     assert batch.advantages.tolist() == batch.entropy_coef.tolist() == [0.0]

@@ -12,7 +12,8 @@ from aer_train.hints import CAUSES, HOLDS, WINDOW, hints_of
 
 GOOD = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_frac": 0.1, "outcome/correct": 0.5, "outcome/wrong": 0.5,
         "entropy/smoothed": 1.0, "entropy/initial": 1.0, "entropy/target": 0.85, "entropy/coef": 0.1, "entropy/saturated": 0,
-        "policy/loss": -0.01, "optim/grad_norm": 0.7, "rollout/mismatch_mean": 0.01}  # fmt: skip
+        "policy/loss": -0.01, "optim/grad_norm": 0.7, "rollout/mismatch_mean": 0.01,
+        "time_share/rollout": 0.8, "time_share/verify_wait": 0.1}  # fmt: skip
 
 
 def options(kind="aer", updates=1, **entropy):
@@ -46,6 +47,8 @@ CASES = [
     ("aer", {"outcome/timeout": 0.1, "outcome/crash": 0.02}, "verifier", "reward.timeout (now 5.0)"),
     ("aer", {"outcome/no_answer": 0.8}, "no_answer", "data.template (now '{problem}')"),
     ("aer", {"rollout/mismatch_mean": 0.2}, "mismatch", "rollout.backend (now hf)"),
+    ("aer", {"time_share/verify_wait": 0.4}, "waiting", "reward.workers (now 2)"),
+    ("aer", {"time_share/rollout": 0.9}, "sampling", "rollout.batch_size (now 256)"),
 ]
 
 

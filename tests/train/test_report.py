@@ -20,7 +20,16 @@ def metrics(step, **more):
     entropy = {"entropy/mean": 1.0 / step, "entropy/target": 0.85, "entropy/coef": 0.1 * step, "entropy/saturated": int(step == 3)}
     tiers = {"reward/mean": 0.25, "reward/tier/easy": 0.5, "reward/tier/hard": 0.0}
     rest = {"optim/grad_norm": 0.0, "policy/clip_frac": 0.01, "tokens/response_mean": 6.0, "tokens/truncated_frac": 0.0}
-    return {"step": step, **tiers, **entropy, **rest, **times, "perf/tokens_per_second": 1234.0, **more}
+    return {
+        "step": step,
+        **tiers,
+        **entropy,
+        **rest,
+        **times,
+        "perf/tokens_per_second": 1234.0,
+        "perf/rollout_tokens_per_second": 2000.0 + step,
+        **more,
+    }
 
 
 def tiers(easy, hard):
@@ -84,6 +93,9 @@ def test_numbers_of_the_tables(run):
     """Entropies 1, 1/2, 1/3, 1/4: the mean is 25/48 and so is the share kept; four minutes."""
     page = (run / "report.html").read_text()
     assert cells(page, "Runs")[1] == ["one", "4", "0.250", "1.000", "0.521", "52%", "0.250", "1,234", "4.0"]
+    time = cells(page, "Time")
+    assert time[0] == ["run", "seconds a step", "rollout", "verify_wait", "train", "eval", "tokens/s sampled", "tokens/s trained"]
+    assert time[1] == ["one", "60", "50%", "10%", "33%", "7%", "2,002", "-"], "2002.5 rounds to even; a run without a number shows none"
     rows = cells(page, "Evaluation")
     assert rows[1] == ["one", "easy", "8", "accuracy", "0.500 (0)", "0.500 (0)", "0.125 (4)"]
     assert rows[4] == ["one", "hard", "8", "pass@16", "0.000 (0)", "0.750 (2)", "0.625 (4)"]

@@ -222,12 +222,16 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
         "tokens/response_mean",
         "tokens/truncated_frac",
         "tokens/loss",
+        "tokens/padding_frac",
         "time/rollout",
         "time/verify_wait",
         "time/train",
         "time/eval",
         "time/step",
         "perf/tokens_per_second",
+        "perf/rollout_tokens_per_second",
+        "perf/train_tokens_per_second",
+        "refill/groups_left",
         "memory/peak_mib",
     ]:
         assert name in second, name

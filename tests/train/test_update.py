@@ -147,6 +147,7 @@ def test_micro_batches_change_memory_only(policy: Policy, batch: Batch, model_fo
     small = replace(config, optim=replace(config.optim, tokens_per_microbatch=1))
     a, b = (update_policy(p, optimizer_of(p), batch, c, step=1) for p, c in ((policy, config), (other, small)))
     assert a.entropy_sum == pytest.approx(b.entropy_sum, rel=1e-6)
+    assert a.metrics.pop("tokens/padding_frac") > b.metrics["tokens/padding_frac"] == 0.0
     for name, value in a.metrics.items():
         assert value == pytest.approx(b.metrics[name], rel=1e-4, abs=1e-6), name
     assert ("policy/approx_kl" in a.metrics) == (kind != "gspo")
