@@ -18,9 +18,10 @@ def judge(groups: list[Group], controller: AdaptiveEntropyController, config: Tr
     """
     rewards = _shaped_rewards(groups, config)
     advantages = group_advantages(rewards, config.objective.advantage, config.reward.tolerance)
-    coefficients = controller.coefficients(_accuracy(groups)).repeat_interleave(rewards.shape[1])
+    accuracy, size = _accuracy(groups), rewards.shape[1]
+    weights, coefficients = (of(accuracy).repeat_interleave(size) for of in (controller.weights, controller.coefficients))
     trained = [config.rollout.overlong == "keep" or sample.finished for group in groups for sample in group.samples]
-    return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained)
+    return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained, weights.tolist())
 
 
 def replaceable(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:

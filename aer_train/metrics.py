@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections import Counter
@@ -72,6 +73,22 @@ def controller_metrics(controller: AdaptiveEntropyController) -> Row:
         "entropy/smoothed": controller.smoothed_entropy,
         "entropy/target": controller.target if controller.enabled else None,
         "entropy/initial": controller.initial_entropy,
+    }
+
+
+def slope_metrics(slopes: dict[str, float], alpha: float, num_tokens: int) -> Row:
+    """Return where this step's gradient moves the entropy, to first order and up to a common positive factor, and what part of it is bonus.
+
+    Args:
+        slopes: sums over the loss tokens by field of `EntropySlopes`.
+        alpha: the coefficient that was applied.
+    """
+    policy_norm, bonus_norm = math.sqrt(slopes["policy_square"]), alpha * math.sqrt(slopes["bonus_square"])
+    return {
+        "entropy/policy_slope": slopes["policy"] / num_tokens if num_tokens else None,
+        "entropy/bonus_slope": slopes["bonus"] / num_tokens if num_tokens else None,
+        "entropy/predicted_change": (slopes["policy"] + alpha * slopes["bonus"]) / num_tokens if num_tokens else None,
+        "entropy/bonus_share": bonus_norm / (policy_norm + bonus_norm) if policy_norm + bonus_norm else None,
     }
 
 

@@ -26,7 +26,16 @@ from aer_train.console import Console
 from aer_train.data import load_eval_sets, load_prompts, overlap
 from aer_train.evaluate import evaluate, tell_unreadable
 from aer_train.judge import judge
-from aer_train.metrics import Row, batch_metrics, collected_metrics, controller_metrics, peak_memory_mib, sample_rows, time_metrics
+from aer_train.metrics import (
+    Row,
+    batch_metrics,
+    collected_metrics,
+    controller_metrics,
+    peak_memory_mib,
+    sample_rows,
+    slope_metrics,
+    time_metrics,
+)
 from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.record import Recorder, read_metrics
 from aer_train.rollout.hf import HFRollout
@@ -140,7 +149,7 @@ class Loop:
         if config.run.save_samples_every and step % config.run.save_samples_every == 0:
             with clock.part("record"):
                 recorder.write_samples(step, sample_rows(step, batch, collected))
-        coef = {"entropy/coef": self.controller.alpha, "entropy/saturated": int(self.controller.saturated)}
+        alpha, saturated = self.controller.alpha, self.controller.saturated
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         self.controller.update(result.entropy_sum, result.num_tokens)
@@ -152,7 +161,9 @@ class Loop:
             "step": step,
             **collected_metrics(collected, config.reward.tolerance),
             **batch_metrics(batch),
-            **coef,
+            "entropy/coef": alpha,
+            "entropy/saturated": int(saturated),
+            **slope_metrics(result.slopes, alpha, result.num_tokens),
             **result.metrics,
             **controller_metrics(self.controller),
             **synced,

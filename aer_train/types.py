@@ -68,6 +68,8 @@ class Batch:
     """alpha * w(q) of the sample's prompt."""
     trained: list[bool]
     """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
+    entropy_weight: list[float]
+    """w(q) of the sample's prompt."""
 
     @cached_property
     def samples(self) -> list[Sample]:

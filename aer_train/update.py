@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aer_kernels.objectives.entropy_change import EntropySlopes, entropy_slopes
 from aer_train import dist, sharding
 from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
@@ -26,6 +27,8 @@ class UpdateResult:
     """Nats, over the loss tokens of the step, of the policy that sampled them."""
     num_tokens: int
     """Loss tokens."""
+    slopes: dict[str, float]
+    """Sums over the loss tokens by field of `EntropySlopes`."""
     metrics: dict[str, float | None]
     """None where there was nothing to measure."""
 
@@ -33,7 +36,7 @@ class UpdateResult:
 class Totals:
     """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
+    NAMES = ("entropy", *EntropySlopes._fields, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
     LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
@@ -49,6 +52,14 @@ class Totals:
             self._sums[name] += terms[name]
         for name in MAXIMA:
             self._maxima[name] = torch.maximum(self._maxima[name], terms[name])
+
+    def add_slopes(self, batch: MicroBatch, weights: Tensor, logprobs: Tensor, entropy: Tensor) -> None:
+        """From the same pass: where policy gradient and bonus move the entropy. weights: (B,) w(q)."""
+        slopes = entropy_slopes(
+            logprobs, entropy, advantages=batch.advantages[:, None], weights=weights[:, None], loss_mask=batch.loss_mask
+        )
+        for name, slope in zip(slopes._fields, slopes, strict=True):
+            self._sums[name] += slope
 
     def add_update(self, batch: MicroBatch, metrics: dict[str, Tensor], weight: float) -> None:
         """From the pass of an update: means over `weight` tokens (or responses), and how much of the pass was padding."""
@@ -110,7 +121,7 @@ def update_policy(
     }
     if config.objective.kind != "gspo":
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
-    return UpdateResult(sums["entropy"], num_tokens, metrics)
+    return UpdateResult(sums["entropy"], num_tokens, {name: sums[name] for name in EntropySlopes._fields}, metrics)
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:
@@ -169,6 +180,7 @@ def _backward(
         total += output.loss.detach()
         if old_logprobs is None:
             totals.add_sampling_policy(micro, output.logprobs, output.entropy, config)
+            totals.add_slopes(micro, _weights(batch, rows, micro), output.logprobs, output.entropy)
         totals.add_update(micro, output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
@@ -179,6 +191,7 @@ def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: Tr
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
         totals.add_sampling_policy(micro, logprobs, entropy, config)
+        totals.add_slopes(micro, _weights(batch, rows, micro), logprobs, entropy)
         measured.append((micro.rows, logprobs))
     mine = {
         rows[index]: values[response_slice(batch.samples[rows[index]])]
@@ -202,6 +215,12 @@ def _pack(
         rank=dist.rank(),
         world=dist.world(),
     )
+
+
+def _weights(batch: Batch, rows: list[int], micro: MicroBatch) -> Tensor:
+    """w(q) of each row of a micro-batch that was packed from `rows`; a row of padding has none."""
+    weights = [batch.entropy_weight[rows[index]] for index in micro.rows]
+    return torch.tensor(weights + [0.0] * (len(micro.advantages) - len(weights)), device=micro.advantages.device)
 
 
 def _mean(sums: dict[str, float], name: str, count: float) -> float | None:

@@ -205,6 +205,10 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
         "entropy/coef_mean_token",
         "entropy/saturated",
         "entropy/per_response",
+        "entropy/policy_slope",
+        "entropy/bonus_slope",
+        "entropy/predicted_change",
+        "entropy/bonus_share",
         "policy/loss",
         "policy/clip_frac",
         "policy/ratio_mean",
@@ -240,6 +244,9 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
     assert second["entropy/smoothed"] == pytest.approx(0.5 * first["entropy/mean"] + 0.5 * second["entropy/mean"])
     assert second["entropy/per_response"] == pytest.approx(second["entropy/mean"] * second["tokens/response_mean"])
     assert second["entropy/coef_mean_token"] == pytest.approx(second["entropy/coef"], rel=1e-6), "all prompts failed: every weight is 1"
+    assert first["entropy/predicted_change"] == first["entropy/policy_slope"] and first["entropy/bonus_slope"] > 0
+    assert second["entropy/predicted_change"] == pytest.approx(second["entropy/coef"] * second["entropy/bonus_slope"])
+    assert second["entropy/policy_slope"] == 0 and second["entropy/bonus_share"] == 1.0, "all prompts failed: only the bonus moves"
     assert second["tokens/response_mean"] * 24 == second["tokens/loss"]
     assert second["rollout/mismatch_mean"] < 1e-4
     assert first["optim/lr"] == pytest.approx(3e-3 * 2 / 5)

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def batch(policy: Policy) -> Batch:
     advantages = [1.0, -1.0, 0.5, -0.5, 0.0, 0.0, -2.0, 2.0]
     verdicts = [Verdict("wrong", 0.0, None, 0.0)] * 2
     groups = [Group(prompt, samples[2 * i : 2 * i + 2], verdicts) for i, prompt in enumerate(PROMPTS)]
-    return Batch(groups, [0.0] * 8, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8)
+    return Batch(
+        groups, [0.0] * 8, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 0.0, 0.0]
+    )
 
 
 def optimizer_of(policy: Policy) -> torch.optim.AdamW:
@@ -75,6 +78,25 @@ def test_updates_take_equal_shares_of_the_prompts(policy: Policy, batch: Batch, 
     first, second = ((*batch.advantages[rows], *batch.entropy_coef[rows], 4) for rows in (slice(4), slice(4, 8)))
     assert seen == [(*second, True), (*first, True), (*second, False)], "old log-probs of the second share, then both updates"
     assert result.metrics["policy/ratio_max"] > 1.01, "the second update is off-policy"
+
+
+@pytest.mark.parametrize("updates, tokens", [(1, 10**6), (2, 20)])
+def test_slopes_are_those_of_the_policy_that_sampled(policy: Policy, batch: Batch, updates: int, tokens: int) -> None:
+    """From the log-probs recorded at sampling and the entropies, token by token, however the samples are packed."""
+    (micro,) = micro_batches(
+        batch.samples, batch.advantages, batch.entropy_coef, None, tokens_per_microbatch=10**6, pad_id=0, device=policy.device
+    )
+    _, entropy = measure(policy, micro, temperature=0.9)
+    expected = {"policy": 0.0, "bonus": 0.0}
+    for b, row in enumerate(micro.rows):
+        for t in micro.loss_mask[b].nonzero().flatten().tolist():
+            logprob, h = micro.rollout_logprobs[b, t].item(), entropy[b, t].item()
+            slope = math.exp(logprob) * (logprob + h)
+            expected["policy"] -= batch.advantages[row] * slope
+            expected["bonus"] += batch.entropy_weight[row] * slope * (logprob + h)
+    config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=updates, tokens_per_microbatch=tokens))
+    found = update_policy(policy, optimizer_of(policy), batch, config, step=1).slopes
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("updates", [1, 2, 4])
