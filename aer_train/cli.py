@@ -166,14 +166,8 @@ def _train(args: list[str]) -> int:
     from aer_train.trainer import train
 
     run = train(config, resume=parsed.resume is not None)
-    if dist.launched_rank() > 0:
-        return 0
-    if importlib.util.find_spec("matplotlib") is None:
-        print(f"no report: pip install 'aer-rl[report]', then aer-train report {run}")
-        return 0
-    from aer_train.report import write_report
-
-    print(f"report: {write_report([run])}")
+    if dist.launched_rank() == 0:
+        _write_report([run])
     return 0
 
 
@@ -209,10 +203,16 @@ def _report(args: list[str]) -> int:
     parsed = parse(ReportArgs, "aer-train report", args, ReportArgs())
     if not parsed.runs:
         raise ValueError("report must be given at least one run folder, got none")
+    _write_report(parsed.runs, parsed.out)
+    return 0
+
+
+def _write_report(runs: Sequence[Path], out: Path | None = None) -> None:
     from aer_train.report import write_report
 
-    print(write_report(list(parsed.runs), parsed.out))
-    return 0
+    page = write_report(runs, out)
+    missing = importlib.util.find_spec("matplotlib") is None
+    print(f"report: {page}" + (" (for PNG files of its charts: pip install 'aer-rl[report]')" if missing else ""))
 
 
 def _demo(args: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -63,11 +62,8 @@ def run_demo(out: Path, steps: int = 140, seed: int = 0, warmup: bool = False) -
         seed: of both runs.
         warmup: make the starting policy anew instead of using the one in the package.
     Raises:
-        ImportError - matplotlib is not installed; ValueError - out exists, or steps is not positive; ChildProcessError - a run failed (its
-            last lines are shown, its log is named).
+        ValueError - out exists, or steps is not positive; ChildProcessError - a run failed (its last lines are shown, its log is named).
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the demo ends in a report, which needs: pip install "aer-rl[report]"')
     if out.exists():
         raise ValueError(f"out must not exist yet, got {out} (choose another with --out)")
     if steps < 1:

@@ -94,12 +94,7 @@ def pass_at_k_png(result: Row, label: str) -> bytes:
     Raises:
         ImportError - matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('the curve of pass@k needs: pip install "aer-rl[report]"') from error
-    from aer_train.plots import Run, pass_at_k, png
+    from aer_train.report.charts import Run, pass_at_k
+    from aer_train.report.plots import draw, png
 
-    figure = Figure(layout="constrained", facecolor="white")
-    pass_at_k(figure, [Run(label, {}, [], {result.get("step") or 0: result})])
-    return png(figure)
+    return png(draw(pass_at_k([Run(label, {}, [], {result.get("step") or 0: result})]), [label]))

@@ -116,4 +116,4 @@ def test_without_matplotlib_there_is_no_curve(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     evaluate_model(MODEL, CONFIG, tmp_path / "out")
     assert not (tmp_path / "out" / "pass_at_k.png").exists() and (tmp_path / "out" / "eval.json").is_file()
-    assert 'the curve of pass@k needs: pip install "aer-rl[report]"' in capsys.readouterr().out
+    assert 'plots need: pip install "aer-rl[report]"' in capsys.readouterr().out
