@@ -22,6 +22,9 @@ class ModelConfig:
     """Passed to transformers; None is its default."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    unpad: bool = False
+    """Train without padding: the samples of a micro-batch go through the layers as one sequence. For attn_implementation flash_attention_2
+    or _3, which keep the samples apart at no cost; any other one masks the pairs of different samples, and is slower so. Proved at load."""
 
 
 @dataclass(frozen=True)

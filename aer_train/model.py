@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 COUNTDOWN_POLICY = Path(__file__).parent / "tasks" / "countdown_policy"
 
-PROBE_TOLERANCE = 1e-3
-"""Largest allowed difference of the two logits in fp32, relative to the largest logit (1 would be a different head)."""
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
+"""Largest allowed difference of two logits or hidden states by the dtype of the products, relative to the largest (1 would be a different
+model)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Policy:
     """Every token that ends a response: those of the generation config and the tokenizer's own."""
     generation_config: Any
     """As published, for the checkpoints. The model itself holds a neutral one: penalties or top-k would bend the rollouts."""
+    unpad: bool = False
+    """Whether `hidden` leaves out the padding."""
 
     @property
     def device(self) -> torch.device:
@@ -57,8 +60,17 @@ class Policy:
         """Return the final hidden states (B, T, D) of right-padded input_ids (B, T)."""
         # transformers recomputes activations in training mode only; dropout is 0 in either mode
         self.model.train(self.model.is_gradient_checkpointing and torch.is_grad_enabled())
-        output = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return output.last_hidden_state
+        if self.unpad:
+            return self._unpadded(input_ids, attention_mask)
+        return self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def _unpadded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`hidden`, 0 at padding: positions that begin again tell the model where the next sequence starts."""
+        real = attention_mask.flatten().nonzero().squeeze(1)
+        positions = (attention_mask.cumsum(1) - 1).flatten()[real]
+        body = self.model.base_model(input_ids=input_ids.flatten()[real][None], position_ids=positions[None], use_cache=False)
+        states = body.last_hidden_state[0]
+        return states.new_zeros(input_ids.numel(), states.shape[1]).index_copy(0, real, states).view(*input_ids.shape, -1)
 
 
 def forward_pass(function: Callable[Concatenate[Policy, P], T]) -> Callable[Concatenate[Policy, P], T]:
@@ -120,8 +132,10 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
     published, ends = model.generation_config, model.generation_config.eos_token_id
     eos_ids = frozenset([tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])])
     model.generation_config = GenerationConfig(eos_token_id=sorted(eos_ids), pad_token_id=tokenizer.pad_token_id)
-    policy = Policy(model, tokenizer, head, softcap, dtype, eos_ids, published)
-    _probe(policy, config.name)
+    policy = Policy(model, tokenizer, head, softcap, dtype, eos_ids, published, config.unpad)
+    _probe_head(policy, config.name)
+    if config.unpad:
+        _probe_unpadded(policy, config.name)
     return policy
 
 
@@ -177,18 +191,45 @@ def _without_dropout(config: Any) -> Any:
 
 @torch.no_grad()
 @forward_pass
-def _probe(policy: Policy, name: str) -> None:
+def _probe_head(policy: Policy, name: str) -> None:
     """Compare cap(hidden @ head.T + bias) with the model's own logits: a scaled head would otherwise train a wrong policy silently."""
-    vocab_size = policy.head.weight.shape[0]
-    ids = torch.arange(8, device=policy.device).mul(7).add(3).remainder(vocab_size).unsqueeze(0)
+    ids = _probe_tokens(policy)[:1]
     mask = torch.ones_like(ids)
-    ours = policy.head(policy.hidden(ids, mask)).float()
+    with policy.autocast():  # flash attention computes in bfloat16 only
+        ours = policy.head(policy.hidden(ids, mask)).float()
+        theirs = policy.model.forward(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     if policy.softcap is not None:
         ours = policy.softcap * torch.tanh(ours / policy.softcap)
-    theirs = policy.model.forward(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    difference = (ours - theirs).abs().max() if ours.shape == theirs.shape else torch.tensor(torch.inf)
-    if not difference <= PROBE_TOLERANCE * theirs.abs().max().clamp(min=1.0):
+    difference = _difference(ours, theirs)
+    if not difference <= PROBE_TOLERANCE[policy.dtype]:
         raise ValueError(
             f"model.name must be a model with a readable lm_head, got {name!r}: "
-            f"hidden states times lm_head differ from its logits by {float(difference):.3g}"
+            f"hidden states times lm_head differ from its logits by {difference:.3g} of the largest"
         )
+
+
+@torch.no_grad()
+@forward_pass
+def _probe_unpadded(policy: Policy, name: str) -> None:
+    """Compare hidden states without padding with those of padded sequences: not every model keeps the sequences apart."""
+    ids = _probe_tokens(policy)
+    mask = (torch.arange(ids.shape[1], device=ids.device) < torch.tensor([[5], [8], [3]], device=ids.device)).long()
+    with policy.autocast():
+        together, apart = policy.hidden(ids, mask), replace(policy, unpad=False).hidden(ids, mask)
+    difference = _difference(together.float(), (apart * mask[..., None]).float())
+    if not difference <= PROBE_TOLERANCE[policy.dtype]:
+        raise ValueError(
+            f"model.unpad must be False for {name!r}, got True: its hidden states without padding differ by {difference:.3g} of the largest"
+        )
+
+
+def _probe_tokens(policy: Policy) -> Tensor:
+    """(3, 8), all sequences different."""
+    return torch.arange(24, device=policy.device).mul(7).add(3).remainder(policy.head.weight.shape[0]).view(3, 8)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference relative to the largest value (or to 1)."""
+    if found.shape != expected.shape:
+        return torch.inf
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))

@@ -55,6 +55,35 @@ def test_other_families(tmp_path: Path, family: tuple[str, str, dict[str, int]])
     save_tokenizer(tmp_path)
     policy = load_policy(ModelConfig(name=str(tmp_path)), CPU)
     assert policy.softcap == (30.0 if family[0] == "Gemma2Config" else None)
+    load_policy(ModelConfig(name=str(tmp_path), dtype="bfloat16", unpad=True), CPU)
+
+
+def test_without_padding_states_and_gradients_are_the_same(policy: Policy, model_folder: Path) -> None:
+    other = load_policy(ModelConfig(name=str(model_folder), unpad=True), CPU)
+    torch.manual_seed(0)
+    seen = []
+    other.model.base_model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True)
+    ids, lengths = torch.randint(17, (5, 9)), torch.tensor([9, 1, 4, 1, 6])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+    states = [p.hidden(ids, mask) * mask[..., None] for p in (policy, other)]
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5)
+    assert seen == [(1, 21)], "no padding went through the layers"
+    weights = torch.randn(states[0].shape)
+    for state in states:
+        (state * weights).sum().backward()
+    for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-5 * max(1.0, float(b.grad.abs().max())))
+
+
+def test_a_model_that_would_mix_the_samples_is_refused(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(0)
+    BloomForCausalLM(BloomConfig(vocab_size=17, hidden_size=16, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    load_policy(ModelConfig(name=str(tmp_path)), CPU)
+    with pytest.raises(ValueError, match=r"model.unpad must be False for .*, got True: its hidden states without padding differ by"):
+        load_policy(ModelConfig(name=str(tmp_path), unpad=True), CPU)
 
 
 def test_a_head_that_is_not_the_whole_story_is_refused(tmp_path: Path) -> None:
