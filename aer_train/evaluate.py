@@ -21,7 +21,9 @@ from aer_train.rollout.protocol import Rollout
 from aer_train.seeds import generator
 from aer_train.types import Prompt, Sample
 from aer_train.verify import Verdict, Verifier
-from aer_train.verify.answers import gold_answer, normalize, number
+from aer_train.verify.extract import gold_answer
+from aer_train.verify.latex import clean, squeeze
+from aer_train.verify.quantity import quantity
 
 Row = dict[str, Any]
 
@@ -147,8 +149,8 @@ def tally(rows: Sequence[Row]) -> Row:
 
 def answer_key(answer: str) -> str:
     """Return what two answers share that are one vote: the exact number (its unit aside), else the form without spacing."""
-    found = number(answer)
-    return normalize(answer) if found is None else f"{found.value}{'%' if found.percent else ''}"
+    found = quantity(clean(answer), letter_units=True)
+    return squeeze(clean(answer)) if found is None else f"{found.value}{'%' if found.percent else ''}"
 
 
 def measures(tallies: Sequence[Row], samples: int) -> np.ndarray:

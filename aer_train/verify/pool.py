@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,8 @@ class Pool:
     def submit(self, *arguments: str) -> Future[Reply]:
         """Return the reply to come.
 
-        Raises (when the result is asked for): ChildProcessError - no process can be started; ImportError - it cannot load the function.
+        Raises (when the result is asked for): ChildProcessError - no process can be started; ImportError - it cannot load the function;
+        CancelledError - the pool was closed before.
         """
         if os.getpid() != self._pid:  # a fork: the threads stayed with the parent, and so must its processes
             self._inherited = self._workers
@@ -116,10 +117,12 @@ class _Worker:
                 return self._start()
             except OSError as error:
                 self.kill()
-                if self._ended or attempt == START_ATTEMPTS - 1:
+                if self._ended:
+                    raise CancelledError from None
+                if attempt == START_ATTEMPTS - 1:
                     raise ChildProcessError(f"a verifier process must start, got: {error or type(error).__name__}") from error
                 time.sleep(2.0**attempt)
-            except ImportError:
+            except (ImportError, CancelledError):
                 self.kill()
                 raise
 
@@ -132,6 +135,8 @@ class _Worker:
             return "timeout", f"no answer within {self._timeout:g} s"
         except OSError as error:
             self.kill()
+            if self._ended:
+                raise CancelledError from None
             return "crash", str(error)
         return ("crash", str(reply["error"])) if isinstance(reply, dict) else ("ok", reply)
 
@@ -182,7 +187,7 @@ class _Worker:
                 start_new_session=True,
             )
         if self._ended:
-            raise ChildProcessError("the verifier was closed")
+            raise CancelledError
         reply = self._exchange(self._hello, START_SECONDS)
         if reply != "ready":
             raise ImportError(f"a verifier process must be able to load {self._hello['target']}, got {reply['error']}")

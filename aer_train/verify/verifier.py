@@ -12,11 +12,12 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from aer_train.verify.answers import AMBIGUOUS, extract, gold_answer, normalize, number, same_number
+from aer_train.verify.exact import judge, readable
+from aer_train.verify.extract import gold_answer
 from aer_train.verify.pool import Pool, Reply
 from aer_train.verify.worker import load_function
 
@@ -27,11 +28,6 @@ MATH_BYTES = 1 << 30
 
 MEMORY = 100_000
 """Symbolic comparisons whose result is remembered: the samples of a group often give the same answer."""
-
-MAX_SYMBOLIC = 300
-"""Longer symbolic answers are wrong without being looked at."""
-
-_EXPLOSIVE = re.compile(r"\^[^+\-,;=]*\^|\^\{?\d{4,}|\d{3,}\s*\}?\)?\s*!|\*\*|!!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +97,8 @@ class Verifier:
             return [i for i, answer in enumerate(answers) if not self._task.readable(answer)]
         if self.kind != "math":
             return []
-        golds = [gold_answer(answer) for answer in answers]
-        bad = [i for i, gold in enumerate(golds) if not gold]
-        asked = {i: self._ask("0", gold) for i, gold in enumerate(golds) if gold and number(gold) is None}
-        return sorted([*bad, *(i for i, reply in asked.items() if reply.result().value not in ("correct", "wrong"))])
+        asked = {i: self._ask("", gold_answer(answer)) for i, answer in enumerate(answers) if not readable(gold_answer(answer))}
+        return sorted(i for i, reply in asked.items() if reply.result().value != "wrong")
 
     def close(self) -> None:
         """End the worker processes. May be called again."""
@@ -117,11 +111,11 @@ class Verifier:
             right = self._task.score(response, gold)
             return Verdict("correct" if right else "wrong", right, response[:16], time.perf_counter() - start)
         if self.kind != "math":
-            return _Waiting(None, self._pool.submit(response, gold))
-        outcome, answer = compare(response, gold)
-        if outcome is None:
-            return _Waiting(answer, self._ask(answer or "", gold_answer(gold)))
-        return Verdict(outcome, float(outcome == "correct"), answer, time.perf_counter() - start)
+            return _Waiting(None, [self._pool.submit(response, gold)])
+        judged = judge(response, gold)
+        if judged.outcome is None:
+            return _Waiting(judged.extracted, [self._ask(*question) for question in judged.questions])
+        return Verdict(judged.outcome, float(judged.outcome == "correct"), judged.extracted, time.perf_counter() - start)
 
     def _ask(self, answer: str, gold: str) -> Future[Reply]:
         """The symbolic comparison, shared with whoever asked for the same one; after a timeout or a crash it is tried again."""
@@ -146,9 +140,13 @@ class Pending:
         """Wait, and return the verdicts in the order of the pairs.
 
         Raises:
-            ChildProcessError - no process can be started; ImportError - a process cannot load the reward function.
+            ChildProcessError - no process can be started; ImportError - a process cannot load the reward function;
+            ValueError - the verifier was closed before.
         """
-        return [verdict if isinstance(verdict, Verdict) else verdict.result() for verdict in self._verdicts]
+        try:
+            return [verdict if isinstance(verdict, Verdict) else verdict.result() for verdict in self._verdicts]
+        except CancelledError:
+            raise ValueError("verifier must be open until its verdicts are there, got one that was closed") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +155,15 @@ class _Waiting:
 
     extracted: str | None
     """None for a custom reward."""
-    reply: Future[Reply]
+    replies: list[Future[Reply]]
+    """All of them must find the answer correct."""
 
     def result(self) -> Verdict:
-        reply = self.reply.result()
+        verdicts = [self._verdict(reply.result()) for reply in self.replies]
+        worst = min(verdicts, key=lambda verdict: verdict.reward)
+        return replace(worst, seconds=sum(verdict.seconds for verdict in verdicts))
+
+    def _verdict(self, reply: Reply) -> Verdict:
         if reply.status != "ok":
             return Verdict(reply.status, 0.0, self.extracted, reply.seconds, reply.value)
         if self.extracted is not None:
@@ -193,39 +196,3 @@ def _checked(pair: tuple[str, str]) -> tuple[str, str]:
     if not isinstance(response, str) or not isinstance(gold, str):
         raise TypeError(f"pairs must hold (response text, gold answer) as str, got {type(response).__name__} and {type(gold).__name__}")
     return response, gold
-
-
-def compare(response: str, gold: str) -> tuple[Outcome | None, str | None]:
-    """Return the outcome and the extracted answer as far as they can be decided exactly; outcome None asks for a symbolic comparison."""
-    expected = gold_answer(gold)
-    if not expected:
-        return "gold_unparseable", None
-    answer = extract(response)
-    if not answer:
-        return "no_answer", None
-    if answer == AMBIGUOUS:
-        return "wrong", None
-    found, truth = number(answer), number(expected)
-    if found is not None and truth is not None:
-        return ("correct" if same_number(found, truth) else "wrong"), answer
-    ours, theirs = normalize(answer), normalize(expected)
-    if ours == theirs:
-        return "correct", answer
-    lenient = ("%" in ours) != ("%" in theirs) or _shape(ours) != _shape(theirs)
-    if lenient or len(ours) > MAX_SYMBOLIC or not answer.isprintable() or _EXPLOSIVE.search(ours):
-        return "wrong", answer
-    return None, answer
-
-
-def _shape(text: str) -> tuple[str, int]:
-    """Brackets around the whole and number of commas directly inside: an interval is not a set, a list is not its member."""
-    text = text.replace("\\{", "<").replace("\\}", ">")
-    depth, commas, closes_at = 0, [0, 0], -1
-    for position, character in enumerate(text):
-        depth += (character in "([{<") - (character in ")]}>")
-        if depth == 0 and closes_at < 0:
-            closes_at = position
-        if character == "," and depth <= 1:
-            commas[max(depth, 0)] += 1
-    enclosed = text[:1] in ("(", "[", "<") and closes_at == len(text) - 1
-    return (text[0] + text[-1], commas[1]) if enclosed else ("", commas[0])

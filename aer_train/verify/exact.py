@@ -1,0 +1,71 @@
+"""The verdict on a response as far as it can be given without symbolic mathematics, and the questions that are left."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from aer_train.verify.compare import compare, is_text
+from aer_train.verify.extract import extract, gold_answer
+from aer_train.verify.latex import clean
+from aer_train.verify.quantity import in_base, quantity
+from aer_train.verify.shape import shape
+
+MAX_SYMBOLIC = 300
+"""Characters; a longer answer is not looked at symbolically."""
+
+MAX_QUESTIONS = 4
+"""A response with more different boxed answers that are not decided exactly is wrong."""
+
+_EXPLOSIVE = re.compile(r"\d ?\^ ?\{? ?\d+ ?\^ ?\{? ?\d+ ?\^|\^ ?\{? ?\d{5,}|\d{4,} ?\}?\)? ?!|!!!")
+
+
+class Judgement(NamedTuple):
+    """What is known about a response."""
+
+    outcome: Literal["correct", "wrong", "no_answer", "gold_unparseable"] | None
+    """None when it hangs on the questions: then all of them must be answered with yes."""
+    extracted: str | None
+    questions: list[tuple[str, str]]
+    """(answer, gold answer)."""
+
+
+def judge(response: str, gold: str) -> Judgement:
+    """Extract the answer and compare it exactly with the gold answer."""
+    expected = _gold(gold)
+    if not expected:
+        return Judgement("gold_unparseable", None, [])
+    answers = extract(response)
+    if not answers:
+        return Judgement("no_answer", None, [])
+    extracted = ", ".join(answers)
+    if len(answers) > 1 and _is_list(expected):
+        answers = [extracted]  # each part of a list in its own box
+    verdicts = [compare(answer, expected) for answer in answers]
+    if False in verdicts:
+        return Judgement("wrong", extracted, [])
+    questions = [(answer, expected) for answer, verdict in zip(answers, verdicts, strict=True) if verdict is None]
+    if not questions:
+        return Judgement("correct", extracted, [])
+    if len(expected) > MAX_SYMBOLIC:
+        return Judgement("gold_unparseable", extracted, [])
+    if len(questions) > MAX_QUESTIONS or any(len(answer) > MAX_SYMBOLIC or _EXPLOSIVE.search(answer) for answer, _ in questions):
+        return Judgement("wrong", extracted, [])
+    return Judgement(None, extracted, questions)
+
+
+def readable(expected: str) -> bool:
+    """Whether a gold answer is of a kind that is compared exactly; others must be readable symbolically."""
+    text = clean(expected)
+    return bool(text) and len(text) <= MAX_SYMBOLIC and bool(quantity(text) or in_base(text) or is_text(text))
+
+
+@lru_cache(maxsize=10_000)
+def _gold(gold: str) -> str:
+    return gold_answer(gold)
+
+
+@lru_cache(maxsize=10_000)
+def _is_list(expected: str) -> bool:
+    return shape(clean(expected)).kind in ("list", "set")

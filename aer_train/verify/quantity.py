@@ -1,0 +1,109 @@
+"""Exact numbers as people write them: integers, decimals, fractions, mixed numbers, powers of ten, with a percent sign or a unit."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from aer_train.verify.units import split_unit
+
+MAX_DIGITS = 100
+"""Longer numbers are not numbers: nobody's answer has them, and arithmetic on them costs time."""
+
+MAX_EXPONENT = 400
+"""The largest power of ten that is written out."""
+
+NUMERAL = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%)?")
+"""A number within a text."""
+
+
+class Quantity(NamedTuple):
+    """An exact number as it was written."""
+
+    value: Fraction
+    percent: bool
+    unit: str
+    """In one spelling; empty when there is none."""
+
+
+_DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
+_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?")
+_PLAIN = re.compile(_DECIMAL)
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_RATIO = re.compile(rf"(-?{_DECIMAL}) ?/ ?(-?{_DECIMAL})|\\frac\{{ ?(-?{_DECIMAL}) ?\}}\{{ ?(-?{_DECIMAL}) ?\}}")
+_MIXED = re.compile(r"(\d+)(?: (\d+) ?/ ?(\d+)| ?\\frac\{ ?(\d+) ?\}\{ ?(\d+) ?\})")
+_SCIENTIFIC = re.compile(rf"(?:({_DECIMAL}) ?(?:[eE]|[*xX] ?10 ?\^ ?)|10 ?\^ ?)\{{? ?([+-]? ?\d{{1,4}}) ?\}}?")
+_WHOLE_IN_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_NAMED = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(11), strict=True))
+_BASED = re.compile(
+    r"\(?([0-9A-F]+)\)? ?(?:_ ?(\d)|_ ?\{ ?(?:\\text ?\{)? ?\(?(?:base )?(\w+)\)? ?\}? ?\}|\\text ?\{ ?\(?(?:in )?base (\w+)\)? ?\}"
+    r"|\(?(?:in )?base (\w+)\)?)",
+    re.IGNORECASE,
+)
+
+
+def quantity(text: str, *, letter_units: bool = False) -> Quantity | None:
+    """Return the exact number that a cleaned text is, or None.
+
+    Args:
+        letter_units: a single letter after the number may be a unit (5 m); otherwise it is a variable.
+    """
+    text = text.strip().rstrip(" .;")
+    if not text or len(text) > MAX_DIGITS or not text.isascii():
+        return None
+    if text.isdigit():
+        return Quantity(Fraction(int(text)), False, "")
+    parts = split_unit(_unwrapped(text), letters=letter_units) if text.lower() not in _NAMED else (str(_NAMED[text.lower()]), 0, "")
+    if parts is None:
+        return None
+    number, scale, unit = parts
+    percent = number.endswith("%")
+    number = number.removesuffix("%").strip()
+    sign = -1 if number.startswith("-") else 1
+    value = _unsigned(number[1:].strip() if number[:1] in ("-", "+") else number)
+    return None if value is None else Quantity(sign * value * 10**scale, percent, unit)
+
+
+def same_quantity(a: Quantity, b: Quantity) -> bool:
+    """Whether two numbers agree in value, in their percent sign, and in their units where both name one."""
+    return a.value == b.value and a.percent == b.percent and (a.unit == b.unit or not a.unit or not b.unit)
+
+
+def in_base(text: str) -> str | None:
+    r"""Return a cleaned number in another base as digits_base (52_8 for 52_{\text{eight}}), or None."""
+    match = _BASED.fullmatch(text.rstrip(" ."))
+    if match is None:
+        return None
+    base = next(group for group in match.groups()[1:] if group).lower()
+    return f"{match[1]}_{_NAMED.get(base, base)}"
+
+
+def _unwrapped(text: str) -> str:
+    r"""The inside of \text{..}, {..} or (..) around the whole."""
+    whole = _WHOLE_IN_TEXT.fullmatch(text)
+    if whole:
+        return whole[1].strip()
+    if text[:1] + text[-1:] in ("()", "{}") and not set(text[1:-1]) & set("(){}"):
+        return text[1:-1].strip()
+    return text
+
+
+def _unsigned(text: str) -> Fraction | None:
+    if _GROUPED.fullmatch(text):
+        text = text.replace(",", "").replace(" ", "")
+    if _PLAIN.fullmatch(text):
+        return Fraction(text)
+    if mixed := _MIXED.fullmatch(text):
+        whole, top, bottom = (int(group) for group in mixed.groups() if group is not None)
+        return whole + Fraction(top, bottom) if bottom else None
+    if ratio := _RATIO.fullmatch(text):
+        numerator, denominator = (Fraction(group) for group in ratio.groups() if group is not None)
+        return numerator / denominator if denominator else None
+    if scientific := _SCIENTIFIC.fullmatch(text):
+        exponent = int(scientific[2].replace(" ", ""))
+        return Fraction(scientific[1] or 1) * Fraction(10) ** exponent if abs(exponent) <= MAX_EXPONENT else None
+    if repeating := _REPEATING.fullmatch(text):
+        before, fixed, period = repeating.groups()
+        return Fraction(f"{before or 0}.{fixed or 0}") + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return None
