@@ -21,9 +21,8 @@ from aer_train.rollout.protocol import Rollout
 from aer_train.seeds import generator
 from aer_train.types import Prompt, Sample
 from aer_train.verify import Verdict, Verifier
+from aer_train.verify.compare import answer_key
 from aer_train.verify.extract import gold_answer
-from aer_train.verify.latex import clean, squeeze
-from aer_train.verify.quantity import quantity
 
 Row = dict[str, Any]
 
@@ -145,12 +144,6 @@ def tally(rows: Sequence[Row]) -> Row:
         "outcomes": dict(sorted(Counter(row["outcome"] for row in rows).items())),
         "votes": sorted(votes.values(), reverse=True) if counted else None,
     }
-
-
-def answer_key(answer: str) -> str:
-    """Return what two answers share that are one vote: the exact number (its unit aside), else the form without spacing."""
-    found = quantity(clean(answer), letter_units=True)
-    return squeeze(clean(answer)) if found is None else f"{found.value}{'%' if found.percent else ''}"
 
 
 def measures(tallies: Sequence[Row], samples: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from aer_train.verify.latex import clean, squeeze, words
 from aer_train.verify.quantity import in_base, quantity, same_quantity
-from aer_train.verify.shape import same_shape
+from aer_train.verify.shape import same_shape, shape
 from aer_train.verify.units import split_unit
 
 MAX_ANSWER = 1000
@@ -71,6 +71,19 @@ def _compare(answer: str, gold: str) -> bool | None:
 def _stated(text: str) -> str:
     r"""The cleaned text, with x \approx 5 and = 5 read as x = 5 and 5: the number must still be the exact one."""
     return _APPROXIMATELY.sub("=", clean(text)).removeprefix("=").strip()
+
+
+def answer_key(answer: str) -> str:
+    """Return what answers share that are one vote: the same numbers (units aside) or forms, in the same shape."""
+    taken = shape(_stated(answer[:MAX_ANSWER]))
+    keys = [_key(part) for part in taken.parts]
+    unordered = taken.kind in ("list", "set", "union")
+    return keys[0] if taken.kind == "value" else f"{'list' if unordered else taken.kind}: {', '.join(sorted(keys) if unordered else keys)}"
+
+
+def _key(part: str) -> str:
+    found = quantity(part, letter_units=True)
+    return _bare(without_unit(part)[0]) if found is None else f"{found.value}{'%' if found.percent else ''}"
 
 
 def exactly(answer: str, gold: str) -> bool | None:

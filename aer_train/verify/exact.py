@@ -55,10 +55,12 @@ def judge(response: str, gold: str) -> Judgement:
     return Judgement(None, extracted, questions)
 
 
-def readable(expected: str) -> bool:
-    """Whether a gold answer is of a kind that is compared exactly; others must be readable symbolically."""
-    text = clean(expected)
-    return bool(text) and len(text) <= MAX_SYMBOLIC and bool(quantity(text) or in_base(text) or is_text(text))
+def readable(gold: str) -> bool | None:
+    """Return whether an answer can be compared with this gold answer; None when that takes symbolic mathematics to know."""
+    text = clean(_gold(gold)[: MAX_SYMBOLIC + 1])
+    if not text or len(text) > MAX_SYMBOLIC:
+        return False
+    return True if quantity(text) or in_base(text) or is_text(text) else None
 
 
 @lru_cache(maxsize=10_000)

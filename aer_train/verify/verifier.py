@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import math
 import os
-import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
@@ -97,8 +96,10 @@ class Verifier:
             return [i for i, answer in enumerate(answers) if not self._task.readable(answer)]
         if self.kind != "math":
             return []
-        asked = {i: self._ask("", gold_answer(answer)) for i, answer in enumerate(answers) if not readable(gold_answer(answer))}
-        return sorted(i for i, reply in asked.items() if reply.result().value != "wrong")
+        known = [readable(answer) for answer in answers]
+        asked = {i: self._ask("", gold_answer(answers[i])) for i, found in enumerate(known) if found is None}
+        unreadable = [i for i, reply in asked.items() if reply.result().value != "wrong"]
+        return sorted([*unreadable, *(i for i, found in enumerate(known) if found is False)])
 
     def close(self) -> None:
         """End the worker processes. May be called again."""
