@@ -18,6 +18,8 @@ def check_config(config: TrainConfig) -> None:
     _check("rollout.batch_size", rollout.batch_size, rollout.batch_size >= 1, "be >= 1")
     _check("rollout.refill_rounds", rollout.refill_rounds, rollout.refill_rounds >= 0, "be >= 0")
 
+    _check_vllm(config)
+
     _check("objective.clip_low", objective.clip_low, objective.clip_low >= 0, "be >= 0")
     _check("objective.clip_high", objective.clip_high, objective.clip_high >= 0, "be >= 0")
     dual = objective.dual_clip
@@ -66,6 +68,25 @@ def check_config(config: TrainConfig) -> None:
     _check("run.save_every", run.save_every, run.save_every >= 0, "be >= 0")
     _check("run.keep", run.keep, run.keep >= 1, "be >= 1")
     _check("run.save_samples_every", run.save_samples_every, run.save_samples_every >= 0, "be >= 0")
+
+
+def _check_vllm(config: TrainConfig) -> None:
+    vllm, server, needed = config.vllm, config.rollout.backend == "vllm_server", config.rollout.max_new_tokens + 1
+    tolerance, length, port = vllm.probe_tolerance, vllm.max_model_len, vllm.port
+    _check("vllm.probe_tolerance", tolerance, tolerance is None or tolerance > 0, "be > 0 or None")
+    _check("vllm.max_model_len", length, length is None or length >= needed, f"be > rollout.max_new_tokens ({needed - 1}) or None")
+    _check("vllm.gpu_memory_utilization", vllm.gpu_memory_utilization, 0 < vllm.gpu_memory_utilization <= 1, "be in (0, 1]")
+    for name in ("tensor_parallel_size", "data_parallel_size"):
+        size = getattr(vllm, name)
+        _check(f"vllm.{name}", size, size >= 1 and (size == 1 or (server and not vllm.urls)), "be 1, or >= 1 for a server that is started")
+    _check("vllm.urls", vllm.urls, server or not vllm.urls, "be empty unless rollout.backend is vllm_server")
+    for url in vllm.urls:
+        _check("vllm.urls", url, url.startswith(("http://", "https://")), "each start with http:// or https://")
+    _check("vllm.port", port, port is None or 0 < port < 65536, "be in [1, 65535] or None")
+    _check("vllm.start_timeout", vllm.start_timeout, vllm.start_timeout > 0, "be > 0")
+    _check("vllm.weight_transfer", vllm.weight_transfer, vllm.weight_transfer != "ipc" or not vllm.urls, "not be ipc for vllm.urls")
+    for arg in vllm.engine_args:
+        _check("vllm.engine_args", arg, arg.partition("=")[0].isidentifier() and "=" in arg, "each be name=value")
 
 
 def _check(name: str, value: object, ok: bool, rule: str) -> None:

@@ -18,6 +18,7 @@ import tyro
 from aer_train import dist
 from aer_train.checks import check_config
 from aer_train.config import TrainConfig
+from aer_train.rollout.protocol import SyncError
 from aer_train.settings import base_config, parse
 
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank == 0:
             print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, SyncError) as error:
         if rank > 0:
             time.sleep(GRACE_SECONDS)
         print(f"{f'rank {rank} ' if rank else ''}error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -55,15 +55,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    backend: Literal["hf"] = "hf"
-    """hf: transformers' generate."""
+    backend: Literal["hf", "vllm", "vllm_server"] = "hf"
+    """hf: transformers' generate. vllm: an engine inside every training process, on its GPU. vllm_server: `vllm serve`, started and ended
+    with the run, or already running somewhere. See the section vllm."""
     group_size: int = 8
     """Responses per prompt, >= 2."""
     temperature: float = 1.0
     """Sampling temperature, > 0; also the temperature of the distribution that is trained."""
     max_new_tokens: int = 512
     batch_size: int = 256
-    """Sequences generated at once: memory only, never the samples."""
+    """Sequences generated at once, with vLLM by each engine: memory and speed only, never what the samples are drawn from."""
     overlong: Literal["keep", "mask"] = "keep"
     """Responses cut at max_new_tokens: keep trains them like any other, mask takes them out of the loss (DAPO's overlong filtering); they
     still count in their group's mean and in the metrics."""
@@ -72,6 +73,37 @@ class RolloutConfig:
     refill: Literal["no_signal", "zero_variance"] = "no_signal"
     """Which groups are replaced. zero_variance: all of equal rewards (DAPO's dynamic sampling). no_signal: those of them without entropy
     pressure, w(q) = 0; so all-wrong groups stay while AER explores on them, and without an entropy term both rules are the same."""
+
+
+@dataclass(frozen=True)
+class VLLMConfig:
+    """The engine behind rollout.backend vllm and vllm_server."""
+
+    probe_tolerance: float | None = None
+    """After every weight update vLLM scores fixed texts beside the trainer: the largest mean |difference| (nats) of the log-probs. More
+    stops the run. None: 1e-3 in float32, 0.05 in bfloat16."""
+    max_model_len: int | None = None
+    """Longest prompt and response together, tokens. None: data.max_prompt_tokens + rollout.max_new_tokens, or less if the model ends
+    before."""
+    gpu_memory_utilization: float = 0.45
+    """Share of the GPU's memory for vLLM, in (0, 1]."""
+    sleep_level: Literal[0, 1] = 1
+    """While the policy trains on the same GPU - 1: vLLM's weights wait in the host's memory and its KV cache is dropped; 0: both stay."""
+    tensor_parallel_size: int = 1
+    """GPUs that share one copy of the model (vllm_server)."""
+    data_parallel_size: int = 1
+    """Copies of the model behind one URL (vllm_server)."""
+    urls: tuple[str, ...] = ()
+    """Running servers (vllm_server), such as http://node1:8000; prompts go to them in turn. Empty: one is started on this machine."""
+    port: int | None = None
+    """Of the server that is started; None takes a free one."""
+    start_timeout: float = 900.0
+    """Seconds within which a server must answer."""
+    weight_transfer: Literal["auto", "ipc", "nccl", "disk"] = "auto"
+    """How a server gets the weights. ipc: over the memory of the GPUs that it shares with the trainer. nccl: over the network between
+    GPUs. disk: over a folder that both see. auto: disk on a CPU, ipc for a server that is started, nccl for urls."""
+    engine_args: tuple[str, ...] = ()
+    """Further engine arguments of vLLM as name=value, such as enforce_eager=true kv_cache_dtype=fp8."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +213,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     entropy: EntropyControlConfig = field(default_factory=EntropyControlConfig)

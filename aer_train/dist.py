@@ -65,7 +65,8 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     yield
-    dist.destroy_process_group()  # not after an error: the others may be inside a collective, which ends with this process
+    if dist.is_initialized():  # an engine of vLLM in this process ends it, too
+        dist.destroy_process_group()  # not after an error: the others may be inside a collective, which ends with this process
 
 
 def share(count: int) -> range:

@@ -26,8 +26,7 @@ from aer_train.eval_report import eval_markdown, pass_at_k_png
 from aer_train.evaluate import CHUNK, judged_chunks, settings, summarize, tell_unreadable
 from aer_train.model import Policy, load_policy, model_source, resolve_device
 from aer_train.record import eval_json, num_rows, read_parquet, write_atomic, write_parquet
-from aer_train.rollout.hf import HFRollout
-from aer_train.rollout.protocol import Rollout
+from aer_train.rollout.backends import make_rollout
 from aer_train.verify import Verifier
 
 Row = dict[str, Any]
@@ -57,7 +56,8 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     console = Console()
-    policy = load_policy(replace(config.model, name=source), resolve_device(config.run.device))
+    config = replace(config, model=replace(config.model, name=source))
+    policy = load_policy(config.model, resolve_device(config.run.device))
     sets = load_eval_sets(config.eval, config.data, policy.tokenizer, seed=config.run.seed, message=console.message)
     about = {"model": source, **_weights(source, policy), "dtype": str(policy.dtype).removeprefix("torch."), **settings(sets, config)}
     _open_folder(out, {**about, "chunk": CHUNK})
@@ -95,7 +95,7 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
     with ExitStack() as stack:
         verifier = stack.enter_context(Verifier(config.reward.kind, config.reward.timeout, config.reward.workers))
         tell_unreadable(verifier, sets, console.message)
-        rollout: Rollout = HFRollout(policy, config.rollout)
+        rollout = make_rollout(config, policy, [prompt for prompts in sets for prompt in prompts.prompts])
         stack.callback(rollout.close)
         rollout.sync(0)
         console.start(total, done, "eval")

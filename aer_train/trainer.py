@@ -38,8 +38,7 @@ from aer_train.metrics import (
 )
 from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.record import Recorder, read_metrics
-from aer_train.rollout.hf import HFRollout
-from aer_train.rollout.protocol import Rollout
+from aer_train.rollout.backends import make_rollout
 from aer_train.types import Prompt
 from aer_train.update import update_policy
 from aer_train.verify import Verifier
@@ -98,7 +97,7 @@ class Loop:
     def __init__(self, config: TrainConfig, policy: Policy, verifier: Verifier, console: Console) -> None:
         self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
         self._load_data()
-        self.rollout: Rollout = HFRollout(policy, config.rollout)
+        self.rollout = make_rollout(config, policy, self.prompts)
         self.controller = AdaptiveEntropyController(config.entropy)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)

@@ -58,7 +58,7 @@ class HFRollout:
     def release(self) -> None:
         """Nothing is held that training could use."""
 
-    def sync(self, version: int) -> dict[str, float]:
+    def sync(self, version: int) -> dict[str, float | None]:
         """Nothing to do: the policy samples by itself."""
         self.version = version
         return {"rollout/version": version}

@@ -8,6 +8,10 @@ from typing import Protocol
 from aer_train.types import Prompt, Sample
 
 
+class SyncError(RuntimeError):
+    """A backend does not sample from the weights that it should have."""
+
+
 class Rollout(Protocol):
     """A source of samples of the policy. It is told when the policy has changed: `sync`."""
 
@@ -32,7 +36,7 @@ class Rollout(Protocol):
     def release(self) -> None:
         """Make room for training on a GPU that both share. A `sync` comes before the next sample."""
 
-    def sync(self, version: int) -> dict[str, float]:
+    def sync(self, version: int) -> dict[str, float | None]:
         """Sample from the policy's present weights from now on.
 
         Args:
@@ -40,7 +44,7 @@ class Rollout(Protocol):
         Returns:
             metrics: rollout/version, and from a backend with weights of its own rollout/probe_*: how far they are from the policy's.
         Raises:
-            RuntimeError - the backend did not take over the weights.
+            SyncError - the backend does not have the policy's weights.
         """
 
     def close(self) -> None:

@@ -1,45 +1,241 @@
-"""vLLM lane: the log-probs that vLLM reports for what it sampled are those that the fused loss computes from the same weights.
+"""vLLM lane: the real engine (its CPU build is enough) behind the trainer. `make test-vllm` makes the environment and runs it."""
 
-pip install vllm        (or a CPU build), then: pytest -m vllm
-"""
+from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from aer_kernels import fused_logprobs
-from aer_train.tasks import builtin_prompts
-from aer_train.tasks.warmup import build_model, build_tokenizer
+from aer_kernels import EntropyControlConfig
+from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.model import Policy, load_policy
+from aer_train.record import read_metrics
+from aer_train.rollout import vllm_worker
+from aer_train.rollout.backends import make_rollout
+from aer_train.rollout.protocol import Rollout, SyncError
+from aer_train.trainer import train
+from aer_train.types import Prompt, Sample
+from tests.train.conftest import CHARACTERS, save_tokenizer
+from tests.train.test_trainer import assert_same_run
 
-pytestmark = pytest.mark.vllm
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+PROMPTS = [Prompt(str(i), f"{i}+{7 * i % 10}=?", str(i)) for i in range(12)]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_sampled_logprobs_equal_fused_logprobs(tmp_path, temperature):
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed")
-    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
-    from vllm import LLM, SamplingParams
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
-    torch.manual_seed(0)
-    model, tokenizer = build_model().eval(), build_tokenizer()
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    engine = LLM(
-        model=str(tmp_path),
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=64,
-        logprobs_mode="processed_logprobs",
-        disable_log_stats=True,
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random Qwen3 with a tied and an untied head, whose attention heads are wide enough for vLLM on a CPU; published with settings that
+    would bend the samples."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    found = {}
+    for name in ("tied", "untied"):
+        folder = found[name] = tmp_path_factory.mktemp(name)
+        save_tokenizer(folder)
+        config = Qwen3Config(
+            vocab_size=len(CHARACTERS) + 2,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            tie_word_embeddings=name == "tied",
+            initializer_range=0.2,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+        bending = {"eos_token_id": [1, 16], "repetition_penalty": 3.0, "top_k": 1, "temperature": 0.1, "do_sample": True}
+        (folder / "generation_config.json").write_text(json.dumps(bending))
+    return found
+
+
+def configuration(folder: Path, out: Path, **rollout: Any) -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(name=str(folder)),
+        data=DataConfig(max_prompt_tokens=32),
+        rollout=RolloutConfig(**{"backend": "vllm", "group_size": 4, "max_new_tokens": 8, "temperature": 0.8, **rollout}),
+        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
+        entropy=EntropyControlConfig(target=5.0),
+        optim=OptimConfig(lr=3e-3, prompts_per_step=8, updates_per_step=2, warmup_steps=0),
+        run=RunConfig(out=str(out), steps=3, threads=1, save_every=2),
     )
-    prompts = [{"prompt_token_ids": tokenizer(p.text)["input_ids"]} for p in builtin_prompts("builtin:countdown", "test", 8, 0)]
-    sampling = SamplingParams(temperature=temperature, max_tokens=6, logprobs=0, seed=0)
-    for output in engine.generate(prompts, sampling, use_tqdm=False):
-        tokens = list(output.outputs[0].token_ids)
-        reported = torch.tensor([step[token].logprob for step, token in zip(output.outputs[0].logprobs, tokens, strict=True)])
-        ids = torch.tensor([[*output.prompt_token_ids, *tokens]])
-        with torch.no_grad():
-            hidden = model.model(ids[:, :-1]).last_hidden_state
-            ours = fused_logprobs(hidden, model.lm_head.weight, ids[:, 1:], temperature=temperature).logprobs[0, -len(tokens) :]
-        torch.testing.assert_close(ours, reported, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def started(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Policy, Rollout]]:
+    """A policy with a tied head and an engine, for many tests."""
+    config = configuration(folders["tied"], tmp_path_factory.mktemp("started") / "run")
+    policy = load_policy(config.model, torch.device("cpu"))
+    rollout = make_rollout(config, policy, PROMPTS)
+    rollout.sync(0)
+    yield policy, rollout
+    rollout.close()
+
+
+@pytest.fixture
+def running(started: tuple[Policy, Rollout]) -> Iterator[tuple[Policy, Rollout]]:
+    """The same, put back in order afterwards."""
+    policy, rollout = started
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    yield policy, rollout
+    policy.model.load_state_dict(before)
+    rollout.sync(0)
+
+
+def full_logprobs(policy: Policy, sample: Sample, temperature: float) -> torch.Tensor:
+    """(response tokens, V), by transformers alone."""
+    logits = policy.model(torch.tensor([sample.prompt_tokens + sample.tokens])).logits[0, len(sample.prompt_tokens) - 1 : -1]
+    return torch.log_softmax(logits.detach() / temperature, -1)
+
+
+@pytest.fixture(scope="module")
+def three_steps(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders."""
+    out = tmp_path_factory.mktemp("three_steps")
+    return {name: train(configuration(folder, out / name)) for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_three_steps_from_the_same_weights(three_steps: dict[str, Path], name: str) -> None:
+    """At every step the log-probs of vLLM's samples are the trainer's, and every update arrives."""
+    import pyarrow.parquet as pq
+
+    rows = read_metrics(three_steps[name])
+    assert len(rows) == 3
+    for step, row in enumerate(rows, 1):
+        assert row["rollout/mismatch_max"] < 5e-5 and row["rollout/mismatch_ess"] > 0.999999
+        assert row["rollout/version"] == step and row["rollout/probe_mean"] < 1e-5
+        assert row["rollout/probe_moved"] > 0.05, "the policy has changed"
+        assert row["rollout/probe_followed"] == pytest.approx(row["rollout/probe_moved"], rel=1e-3)
+        samples = pq.read_table(three_steps[name] / "samples" / f"step_{step:06d}.parquet").to_pylist()
+        assert {sample["version"] for sample in samples} == {step - 1}
+
+
+def test_two_and_one_steps_are_three(three_steps: dict[str, Path], folders: dict[str, Path], tmp_path: Path) -> None:
+    """Bit for bit, with an engine started anew."""
+    config = configuration(folders["tied"], tmp_path / "parts")
+    train(replace(config, run=replace(config.run, steps=2)))
+    assert_same_run(three_steps["tied"], train(config, resume=True))
+
+
+def test_two_ranks_with_an_engine_each_are_one(three_steps: dict[str, Path], folders: dict[str, Path], tmp_path: Path) -> None:
+    """Started by torchrun; every rank samples its share of the prompts with an engine of its own, and gets whole weights from the shards."""
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(asdict(configuration(folders["tied"], tmp_path / "two"))))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    done = subprocess.run([*launch, "-m", "aer_train", "train", "--config", str(settings)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    one, two = read_metrics(three_steps["tied"]), read_metrics(tmp_path / "two")
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        assert b["rollout/probe_mean"] < 1e-5 and b["rollout/mismatch_max"] < 5e-5
+        for name in ("reward/mean", "tokens/loss", "policy/loss", "entropy/mean", "optim/grad_norm", "rollout/probe_moved"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), name
+
+
+@pytest.fixture
+def without_repacking(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """vLLM's reload as it is: it reports success, and a tied lm_head keeps its old weights (on a CPU)."""
+    return lambda: monkeypatch.setattr(vllm_worker, "_repack_heads", lambda model: None)
+
+
+def test_a_stale_head_stops_the_run_at_the_start(folders: dict[str, Path], tmp_path: Path, without_repacking: Callable[[], None]) -> None:
+    without_repacking()
+    with pytest.raises(SyncError, match="vLLM does not have the policy's weights after step 0"):
+        train(configuration(folders["tied"], tmp_path / "tied"))
+
+
+def test_samples(running: tuple[Policy, Rollout]) -> None:
+    """Tempered log-probs of the whole distribution, as transformers computes them; ends; seeds; nothing of the published settings."""
+    policy, rollout = running
+    samples = rollout.generate(PROMPTS, 8, (0, "train", 1))
+    assert [(s.prompt, s.index) for s in samples] == [(p, i) for p in range(12) for i in range(8)]
+    assert policy.eos_ids == {1, 16}
+    for s in samples:
+        expected = full_logprobs(policy, s, 0.8).gather(1, torch.tensor(s.tokens)[:, None])[:, 0]
+        assert s.logprobs == pytest.approx(expected.tolist(), abs=2e-5)
+        assert s.finished == (s.tokens[-1] in policy.eos_ids) and not policy.eos_ids & set(s.tokens[:-1])
+        assert s.finished or len(s.tokens) == 8
+        assert s.text == policy.tokenizer.decode(s.tokens, skip_special_tokens=True) and s.version == 0
+    assert {s.finished for s in samples} == {True, False} and {s.tokens[-1] for s in samples if s.finished} == {1, 16}
+    drawn = [[s.tokens for s in rollout.generate(PROMPTS[:2], 2, seed)] for seed in ((0, "train", 1), (0, "train", 1), (0, "train", 2))]
+    assert drawn[0] == drawn[1] != drawn[2] and len({tuple(tokens) for tokens in drawn[0]}) == 4
+    assert drawn[0] == [s.tokens for s in samples if s.prompt < 2 and s.index < 2], "a sample does not depend on its company"
+
+
+def test_first_tokens_follow_the_softmax(running: tuple[Policy, Rollout]) -> None:
+    policy, rollout = running
+    samples = rollout.generate(PROMPTS[:1], 3000, (0,))
+    expected = full_logprobs(policy, samples[0], 0.8)[0].exp() * len(samples)
+    observed = torch.bincount(torch.tensor([s.tokens[0] for s in samples]), minlength=len(expected))
+    usual = expected > 5
+    chi_square = ((observed - expected)[usual] ** 2 / expected[usual]).sum().item()
+    freedom = int(usual.sum()) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 and freedom >= 5
+
+
+def test_greedy(running: tuple[Policy, Rollout]) -> None:
+    policy, rollout = running
+    a, b = rollout.generate(PROMPTS[:1], 2, (0,), temperature=0)
+    found = full_logprobs(policy, a, 1.0)
+    assert a.tokens == b.tokens == found.argmax(-1).tolist()
+    assert a.logprobs == pytest.approx(found.max(-1).values.tolist(), abs=2e-5)
+
+
+def test_a_stream_that_is_given_up_leaves_nothing_behind(running: tuple[Policy, Rollout]) -> None:
+    _, rollout = running
+    parts = rollout.stream(PROMPTS, 4, (0,))
+    next(parts)
+    parts.close()
+    assert len(rollout.generate(PROMPTS[:2], 2, (1,))) == 4
+
+
+def test_prompts_that_do_not_fit(running: tuple[Policy, Rollout]) -> None:
+    _, rollout = running
+    with pytest.raises(ValueError, match=r"vllm.max_model_len must hold a prompt of 33 tokens and .* 8, got 40"):
+        rollout.generate([Prompt("", "1" * 33, "")], 1, (0,))
+
+
+def test_a_stale_head_is_seen_at_any_step(running: tuple[Policy, Rollout], without_repacking: Callable[[], None]) -> None:
+    policy, rollout = running
+    with torch.no_grad():
+        policy.head.weight += 1e-2 * torch.randn_like(policy.head.weight)
+    rollout.sync(1)
+    without_repacking()
+    with torch.no_grad():
+        policy.head.weight += 1e-2 * torch.randn_like(policy.head.weight)
+    with pytest.raises(SyncError, match="vLLM does not have the policy's weights after step 2"):
+        rollout.sync(2)
+
+
+def test_an_update_that_does_nothing_is_seen_though_the_step_was_tiny(
+    running: tuple[Policy, Rollout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, rollout = running
+    monkeypatch.setattr(rollout.engine, "update", lambda version: None)
+    with torch.no_grad():
+        policy.head.weight += 1e-5 * torch.randn_like(policy.head.weight)
+    with pytest.raises(SyncError, match="vLLM still has older weights after step 1"):
+        rollout.sync(1)
