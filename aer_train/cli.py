@@ -135,6 +135,8 @@ class DoctorArgs:
     """File with the configuration tree."""
     preset: str | None = None
     """Settings by name, as for train."""
+    processes: int = 1
+    """Processes of torchrun over which the parameters are sharded; the memory is that of each."""
     settings: Settings = dataclasses.field(default_factory=TrainConfig)
 
 
@@ -162,7 +164,7 @@ def _train(args: list[str]) -> int:
     check_config(config)
     if parsed.dry_run:
         print(json.dumps(dataclasses.asdict(config), indent=2))
-        _print_memory(config)
+        _print_memory(config, dist.launched_world())
         return 0
     from aer_train.trainer import train
 
@@ -231,7 +233,7 @@ def _doctor(args: list[str]) -> int:
     from aer_train.doctor import describe_machine
 
     _print_table(describe_machine())
-    _print_memory(parsed.settings)
+    _print_memory(parsed.settings, parsed.processes)
     return 0
 
 
@@ -246,15 +248,16 @@ def _sources(args: list[str]) -> argparse.Namespace:
         raise ValueError(str(error)) from error
 
 
-def _print_memory(config: TrainConfig) -> None:
+def _print_memory(config: TrainConfig, processes: int) -> None:
     from aer_train.doctor import predict_memory
 
     try:
-        needs = predict_memory(config)
+        needs = predict_memory(config, processes)
     except LookupError as error:
         print(f"\npredicted memory of {config.model.name}: unknown, {error}")
         return
-    print(f"\npredicted memory of {config.model.name}, without its activations")
+    each = "" if processes == 1 else f" on each of {processes} GPUs"
+    print(f"\npredicted memory of {config.model.name}{each}, without its activations")
     _print_table({name: f"{size / 2**20:12,.1f} MiB" for name, size in needs.items()})
 
 

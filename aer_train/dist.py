@@ -33,14 +33,19 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def launched_world() -> int:
+    """Return how many processes torchrun started, also before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def launched_rank() -> int:
-    """Return the number that the launcher gave this process, also before they have joined."""
-    return int(os.environ.get("RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0
+    """Return the number that torchrun gave this process."""
+    return int(os.environ.get("RANK", 0)) if launched_world() > 1 else 0
 
 
 def local_rank() -> int:
     """Return the number of this process on its machine: which GPU it uses."""
-    return int(os.environ.get("LOCAL_RANK", 0)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0
+    return int(os.environ.get("LOCAL_RANK", 0)) if launched_world() > 1 else 0
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
     Raises:
         ValueError - the environment is not what torchrun makes.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if launched_world() == 1 or dist.is_initialized():
         yield
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from aer_kernels.plan import plan_policy_loss
+from aer_train import sharding
 from aer_train.config import TrainConfig
 from aer_train.model import compute_dtype, model_source, resolve_device
 
@@ -45,11 +46,13 @@ def describe_machine() -> dict[str, str]:
     return found
 
 
-def predict_memory(config: TrainConfig) -> dict[str, int]:
+def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
     """Predict the bytes that a configuration needs, by what they are for; the model's own activations are not among them.
 
     Only the model's config is read (downloaded for a hub id), never its weights.
 
+    Args:
+        processes: over how many the parameters are sharded; the bytes are those of each.
     Raises:
         ValueError - the folder does not exist; LookupError - the model's config cannot be read, for example without a network.
     """
@@ -65,6 +68,9 @@ def predict_memory(config: TrainConfig) -> dict[str, int]:
     device = resolve_device(config.run.device)
     dtype = compute_dtype(config.model.dtype, device)
     parameters = sum(p.numel() for p in model.parameters())
+    share = -(-parameters // processes)
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in sharding.layers(model)]
+    root, layer = parameters - sum(layers), max(layers)
     vocab_size, hidden_size = model.get_output_embeddings().weight.shape
     tokens = config.optim.tokens_per_microbatch
     budget = config.optim.loss_memory_mib
@@ -78,14 +84,27 @@ def predict_memory(config: TrainConfig) -> dict[str, int]:
     )
     length = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     return {
-        "parameters (float32)": 4 * parameters,
-        "gradients (float32)": 4 * parameters,
-        "AdamW moments (float32)": 8 * parameters,
-        "parameters cast for products": 0 if dtype == torch.float32 else 2 * parameters,
+        "parameters (float32)": 4 * share,
+        "gradients (float32)": 4 * share,
+        "AdamW moments (float32)": 8 * share,
+        **(_gathered(root, layer, parameters, dtype) if processes > 1 else {}),
+        **({"parameters cast for products": 2 * parameters} if processes == 1 and dtype != torch.float32 else {}),
         "loss workspace": loss.workspace_bytes,
         "loss gradients of hidden states and lm_head": (tokens + vocab_size) * hidden_size * dtype.itemsize,
         "rollout cache, longest prompts": config.rollout.batch_size * length * _cache_row(model_config.get_text_config(), dtype),
         "not needed: float32 logits of the loss": 4 * tokens * vocab_size,
+    }
+
+
+def _gathered(root: int, layer: int, parameters: int, dtype: torch.dtype) -> dict[str, int]:
+    """What is whole at times, from the numbers of parameters of the root (embedding and lm_head), of a layer, and of all together.
+
+    The next layer is gathered while one works; the gradients of the root wait for the end of the backward pass and are summed in float32.
+    """
+    return {
+        "gathered while training: lm_head, embedding, two layers": dtype.itemsize * (root + 2 * layer),
+        "whole gradients on their way to the sum": (dtype.itemsize + 4) * max(root, layer),
+        "gathered while sampling (rollout.backend hf): all": dtype.itemsize * parameters,
     }
 
 

@@ -26,20 +26,27 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype) -> None:
 
     Args:
         dtype: of the gathered parameters, which the products see.
-    Raises:
-        ValueError - the model does not say what its layers are.
     """
-    layers = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
-    if not layers:
-        raise ValueError(f"model.name must be a model that names its layers (_no_split_modules) to be sharded, got {type(model).__name__}")
     mesh = init_device_mesh(device.type, (dist.world(),))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    for module in [*layers, model]:
+    for module in [*layers(model), model]:
         fully_shard(module, mesh=mesh, mp_policy=precision)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     model.call = lambda function: function()
     register_fsdp_forward_method(model, "call")
+
+
+def layers(model: Any) -> list[Any]:
+    """Return the decoder layers of a transformers model.
+
+    Raises:
+        ValueError - the model does not say what its layers are.
+    """
+    found = [module for module in model.modules() if type(module).__name__ in (model._no_split_modules or ())]
+    if not found:
+        raise ValueError(f"model.name must be a model that names its layers (_no_split_modules), got {type(model).__name__}")
+    return found
 
 
 def is_sharded(model: Any) -> bool:

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from aer_train import dist
 
 CPU = torch.device("cpu")
-TIMEOUT = 60.0
+TIMEOUT = 240.0
 
 
 def free_port() -> int:

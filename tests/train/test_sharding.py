@@ -102,6 +102,7 @@ def everything(folders: dict[str, str], out: str) -> dict[str, Any]:
         for kind, objective in OBJECTIVES.items():
             chosen = load_policy(replace(config, gradient_checkpointing=True), CPU) if kind == "recomputed" else policy
             found[name, kind] = gradients(chosen, objective, rank, world)
+        found[name, "rounded"] = gradients(load_policy(replace(config, dtype="bfloat16"), CPU), OBJECTIVES["ppo"], rank, world)
         found[name, "samples"] = sampled(policy, (5, 2))
         found[name, "tensors"] = dict(full_named_tensors(policy.model))
         found[name, "bfloat16"] = {k: t.dtype for k, t in full_named_tensors(policy.model, torch.bfloat16)}
@@ -112,6 +113,7 @@ def everything(folders: dict[str, str], out: str) -> dict[str, Any]:
         found[name, "three"] = dict(full_named_tensors(policy.model))
         found[name, "two_and_one"] = resumed(saved)
         found[name, "from_one"] = resumed(Path(out) / f"{name}_one" / "checkpoints" / "step_000002")
+        found[name, "full_disk"] = failing_save(Path(out) / name, policy, optimizer)
     found["rest"] = rest(rank)
     return found
 
@@ -123,6 +125,23 @@ def resumed(folder: Path) -> dict[str, torch.Tensor]:
     assert checkpoint.restore(folder, policy, optimizer, AdaptiveEntropyController()) == Progress(2, 8)
     steps(policy, optimizer, 1)
     return dict(full_named_tensors(policy.model))
+
+
+def failing_save(run: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> str:
+    """What is said when the second rank cannot write."""
+    real = torch.save
+
+    def full(*_: Any) -> None:
+        raise OSError("disk full")
+
+    torch.save = full if dist.rank() == 1 else real
+    try:
+        checkpoint.save(run, Progress(3, 12), policy, optimizer, AdaptiveEntropyController(), keep=1)
+    except OSError as error:
+        return str(error)
+    finally:
+        torch.save = real
+    return "nothing"
 
 
 def rest(rank: int) -> dict[str, Any]:
@@ -175,6 +194,16 @@ def test_gradients_are_the_sum_over_ranks(name: str, kind: str, one_and_two: Any
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
+def test_products_in_bfloat16(name: str, one_and_two: Any) -> None:
+    """The parameters are rounded before they are gathered, and gradients summed in float32."""
+    policies, ranks, _ = one_and_two
+    exact = torch.cat([g.flatten() for g in gradients(policies[name], OBJECTIVES["ppo"], 0, 1)["gradients"].values()])
+    for rank in ranks:
+        found = torch.cat([g.flatten() for g in rank[name, "rounded"]["gradients"].values()])
+        assert found.dtype == torch.float32 and 1e-4 < (found - exact).norm() / exact.norm() < 0.03
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
 def test_a_rank_holds_half_of_the_parameters(name: str, one_and_two: Any) -> None:
     policies, ranks, _ = one_and_two
     total = sum(p.numel() for p in policies[name].model.parameters())
@@ -215,6 +244,13 @@ def test_checkpoints_fit_any_number_of_ranks(name: str, one_and_two: Any, tmp_pa
             assert_close(rank[name, way], expected)
         assert all(torch.equal(rank[name, "two_and_one"][key], value) for key, value in rank[name, "three"].items()), "the same bits"
     assert_close(resumed(out / name / "checkpoints" / "step_000002"), expected)
+
+
+def test_a_rank_that_cannot_write_leaves_the_previous_checkpoint(one_and_two: Any) -> None:
+    _, ranks, out = one_and_two
+    for name in ("tied", "untied"):
+        assert {rank[name, "full_disk"] for rank in ranks} == {"checkpoint must be written completely, got OSError on rank 1: disk full"}
+        assert checkpoint.latest(out / name).name == "step_000002"
 
 
 def test_a_checkpoint_of_two_ranks_is_an_ordinary_folder(one_and_two: Any) -> None:
