@@ -23,7 +23,7 @@ from aer_train.settings import base_config, parse
 
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
 
-JOINT_COMMANDS = ("train",)
+JOINT_COMMANDS = ("train", "eval")
 """What several processes of torchrun do together; other commands run in the first one only."""
 
 GRACE_SECONDS = 3.0

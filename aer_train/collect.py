@@ -104,6 +104,7 @@ def draw(
     mine = sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
     with clock.part("exchange"):
         drawn = [pair for part in dist.all_gather(mine) for pair in part]
+    progress(len(drawn) - len(mine))
     return [
         Group(prompt, *map(list, zip(*drawn[place * group_size : (place + 1) * group_size], strict=True)))
         for place, prompt in enumerate(prompts)

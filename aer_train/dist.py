@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -43,6 +44,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", 0)) if launched_world() > 1 else 0
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this command again after a failure (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 def local_rank() -> int:
     """Return the number of this process on its machine: which GPU it uses."""
     return int(os.environ.get("LOCAL_RANK", 0)) if launched_world() > 1 else 0
@@ -68,7 +74,11 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    wait = timedelta(seconds=timeout)
+    store, number, count = next(rendezvous("env://", timeout=wait))
+    # a store that outlives a restart still has the addresses of the processes before it
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=wait)
     yield
     if dist.is_initialized():  # an engine of vLLM in this process ends it, too
         dist.destroy_process_group()  # not after an error: the others may be inside a collective, which ends with this process

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from aer_train import dist
 from aer_train.checkpoint import latest
 from aer_train.config import TrainConfig
 from aer_train.console import Console
@@ -41,6 +42,8 @@ CUT_HINT = 0.05
 def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> Row:
     """Evaluate a model on eval.data and eval.suites, print a table, write the folder, and return what eval.json holds.
 
+    Under torchrun all its processes share the work, and rank 0 alone writes and prints.
+
     Args:
         name: hub id, folder, checkpoint, or run folder (its newest checkpoint).
         config: where the prompts come from, how they are rendered, sampled and judged.
@@ -55,12 +58,18 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
         raise ValueError(f"--out must be a folder (the result will be its eval.json), got {out}")
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    device = resolve_device(config.run.device)
+    with dist.joined(device, config.run.timeout):
+        return _evaluate(source, _label(name), config, out, device)
+
+
+def _evaluate(source: str, label: str, config: TrainConfig, out: Path, device: torch.device) -> Row:
     console = Console()
     config = replace(config, model=replace(config.model, name=source))
-    policy = load_policy(config.model, resolve_device(config.run.device))
+    policy = load_policy(config.model, device)
     sets = load_eval_sets(config.eval, config.data, policy.tokenizer, seed=config.run.seed, message=console.message)
     about = {"model": source, **_weights(source, policy), "dtype": str(policy.dtype).removeprefix("torch."), **settings(sets, config)}
-    _open_folder(out, {**about, "chunk": CHUNK})
+    dist.from_main(lambda: _open_folder(out, {**about, "chunk": CHUNK}))
     _hint_at_template(config, policy, console)
     try:
         _sample(out, policy, sets, config, console)
@@ -69,6 +78,11 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
         raise
     finally:
         console.close()
+    return dist.from_main(lambda: _write(out, label, about, sets, config, console))
+
+
+def _write(out: Path, label: str, about: Row, sets: list[PromptSet], config: TrainConfig, console: Console) -> Row:
+    """Compute the numbers from the folder's responses, print and write them."""
     rows = [row for prompts in sets for path in _chunks(out, prompts).values() for row in read_parquet(path, COUNTED)]
     result = {**about, "versions": versions(), **summarize(rows, config.eval.samples, config.run.seed)}
     console.eval_table(result)
@@ -78,7 +92,7 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
     write_atomic(out / "eval.json", eval_json(result))
     write_atomic(out / "eval.md", eval_markdown(result))
     try:
-        write_atomic(out / "pass_at_k.png", pass_at_k_png(result, _label(name)))
+        write_atomic(out / "pass_at_k.png", pass_at_k_png(result, label))
     except ImportError as error:
         console.message(str(error))
     console.message(f"written to {out}: eval.json, eval.md, samples/")
@@ -86,8 +100,8 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
 
 
 def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfig, console: Console) -> None:
-    """Sample and judge what is not in the folder yet."""
-    kept = {prompts.name: _chunks(out, prompts) for prompts in sets}
+    """Sample and judge what is not in the folder yet; every rank a share of each chunk."""
+    kept = dist.from_main(lambda: {prompts.name: _chunks(out, prompts) for prompts in sets})
     done = sum(num_rows(path) for paths in kept.values() for path in paths.values())
     total = config.eval.samples * sum(len(prompts.prompts) for prompts in sets)
     if done:
@@ -101,7 +115,8 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
         console.start(total, done, "eval")
         for prompts in sets:
             for chunk, rows in judged_chunks(rollout, verifier, prompts, config, kept[prompts.name], console.advance):
-                write_parquet(_folder(out, prompts) / f"{chunk:04d}.parquet", rows)
+                if dist.is_main():
+                    write_parquet(_folder(out, prompts) / f"{chunk:04d}.parquet", rows)
 
 
 def _open_folder(out: Path, about: Row) -> None:

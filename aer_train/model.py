@@ -98,9 +98,11 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
         ValueError - the model cannot be found or read, has no tokenizer usable for padding, or has no readable lm_head.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()  # of every load and save of weights; downloads still show theirs
+    if not dist.is_main():
+        set_verbosity_error()
 
     source = model_source(config.name)
     try:

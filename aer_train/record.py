@@ -78,12 +78,14 @@ class Recorder:
         """Make the folder, or take an existing one back to the end of `resume_step` (0: to its beginning).
 
         Raises:
-            ValueError - the folder exists and the run is not resumed; ImportError - a tracker is not installed.
+            ValueError - the folder exists and the run is not resumed, or not every rank sees it; ImportError - a tracker is not installed.
         """
         self.out = out
         self._sinks: list[Sink] = []
         self._metrics: TextIO | None = None
         dist.from_main(lambda: self._open(config, resume_step))
+        if not all(dist.all_gather((out / "config.json").is_file())):
+            raise ValueError(f"run.out must be on a file system that every machine sees, got {out}")
 
     def _open(self, config: TrainConfig, resume_step: int | None) -> None:
         out = self.out

@@ -9,6 +9,7 @@ disturb training.
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -49,12 +50,13 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 
     Args:
         config: everything about the run.
-        resume: go on from the newest checkpoint of `config.run.out` (from the start when there is none yet).
+        resume: go on from the newest checkpoint of `config.run.out` (from the start when there is none yet); so does a command that
+            torchrun has restarted.
     Raises:
         ValueError - the configuration, the data or the model are not usable; FloatingPointError - the loss or its gradient is not finite.
     """
     check_config(config)
-    run = Path(config.run.out)
+    run, resume = Path(config.run.out), resume or dist.restarted()
     device = resolve_device(config.run.device)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
@@ -114,6 +116,9 @@ class Loop:
         used = [prompts.origin["revision"] for prompts in self.eval_sets if not prompts.name and prompts.origin["revision"]]
         evaluation = replace(self.config.eval, revision=used[0]) if used else self.config.eval
         self.config = replace(self.config, data=data, eval=evaluation)
+        if dist.world() > 1:
+            texts = repr([self.prompts, *self.eval_sets]).encode()
+            dist.check_same("the data", hashlib.blake2b(texts, digest_size=8).hexdigest())
         tell_unreadable(self.verifier, self.eval_sets, message)
         for prompts in self.eval_sets:
             shared = overlap(self.prompts, prompts.prompts)

@@ -29,6 +29,7 @@ from aer_train.config import (
     RunConfig,
     TrainConfig,
 )
+from aer_train.eval_run import evaluate_model
 from aer_train.model import resolve_device
 from aer_train.record import read_evals, read_metrics
 from aer_train.settings import read_config
@@ -103,6 +104,10 @@ def ways(models: dict[str, Path], out: Path) -> dict[str, TrainConfig]:
     return found | {"token_mean": replace(found["token_mean"], eval=evaluation)}
 
 
+def evaluation_of(model: Path) -> TrainConfig:
+    return config_of(model, Path(), eval=EvalConfig(data="builtin:countdown", samples=3, limit=7))
+
+
 def after_two_steps(run: Path, copy: Path) -> TrainConfig:
     """The configuration of a copy of a run of three steps, taken back to its second."""
     if dist.is_main():
@@ -116,6 +121,7 @@ def together(models: dict[str, Path], out: Path) -> None:
     """What two ranks do: all the ways, and the last step of a run of one process."""
     for config in ways(models, out / "two").values():
         train(config)
+    evaluate_model(str(models["untied"]), evaluation_of(models["untied"]), out / "two" / "evaluation")
     train(after_two_steps(out / "one" / "token_mean", out / "one_then_two"), resume=True)
 
 
@@ -125,6 +131,7 @@ def runs(model_folder: Path, untied_folder: Path, tmp_path_factory: pytest.TempP
     out, models = tmp_path_factory.mktemp("runs"), {"tied": model_folder, "untied": untied_folder}
     for config in ways(models, out / "one").values():
         train(config)
+    evaluate_model(str(untied_folder), evaluation_of(untied_folder), out / "one" / "evaluation")
     spawn(together, 2, out, models, out)
     return out
 
@@ -157,6 +164,13 @@ def test_two_ranks_train_what_one_does(way: str, runs: Path) -> None:
         assert all(sum(row[name] for row in rows) > 0 for name in ("refill/groups_replaced", "tokens/masked_frac")), "the case must refill"
 
 
+def test_an_evaluation_is_shared(runs: Path) -> None:
+    one, two = (json.loads((runs / name / "evaluation" / "eval.json").read_text()) for name in ("one", "two"))
+    assert one == two and one["tiers"]["all"]["problems"] == 7
+    rows = [pq.read_table(runs / name / "evaluation" / "samples").to_pylist() for name in ("one", "two")]
+    assert rows[0] == rows[1] and len(rows[0]) == 21
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(runs: Path) -> None:
     assert_same_training(runs / "one" / "token_mean", runs / "one_then_two")
     train(after_two_steps(runs / "two" / "token_mean", runs / "two_then_one"), resume=True)
@@ -172,7 +186,7 @@ real, calls = update.policy_loss, []
 
 def breaking(*args, **kwargs):
     calls.append(1)
-    if dist.rank() == 1 and len(calls) == 30:
+    if dist.rank() == 1 and not dist.restarted() and len(calls) == 20:
         raise ValueError("broken on purpose")
     return real(*args, **kwargs)
 
@@ -186,32 +200,24 @@ def torchrun(*args: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def endless(model_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The folder and the settings file of a run that would take far too long."""
+def run_of(model_folder: Path, tmp_path: Path, steps: int) -> tuple[Path, Path]:
+    """The folder and the settings file of a run."""
     run = tmp_path / "run"
-    config = config_of(model_folder, run, optim=OPTIM, run=RunConfig(out=str(run), steps=100_000, threads=1, save_every=2))
+    config = config_of(model_folder, run, optim=OPTIM, run=RunConfig(out=str(run), steps=steps, threads=1, save_every=2))
     (tmp_path / "settings.json").write_text(json.dumps(asdict(config)))
     return run, tmp_path / "settings.json"
 
 
-def assert_goes_on(run: Path) -> None:
-    """One process can go on from what is left of the run."""
-    done = int(checkpoint.latest(run).name.removeprefix("step_"))
-    config = read_config(run / "config.json")
-    train(replace(config, run=replace(config.run, steps=done + 1)), resume=True)
-    assert [row["step"] for row in read_metrics(run)] == list(range(1, done + 2))
-
-
-def test_the_job_ends_when_one_rank_fails(model_folder: Path, tmp_path: Path) -> None:
-    run, file = endless(model_folder, tmp_path)
+def test_a_job_ends_with_the_rank_that_fails_and_goes_on_when_it_is_restarted(model_folder: Path, tmp_path: Path) -> None:
+    run, file = run_of(model_folder, tmp_path, steps=8)
     (tmp_path / "broken.py").write_text(BROKEN)
-    _, err = (job := torchrun(tmp_path / "broken.py", "train", "--config", file)).communicate(timeout=120)
-    assert job.returncode != 0 and err.count("rank 1 error: broken on purpose") == 1, err
-    assert_goes_on(run)
+    _, err = (job := torchrun("--max-restarts", "1", tmp_path / "broken.py", "train", "--config", file)).communicate(timeout=200)
+    assert err.count("rank 1 error: broken on purpose") == 1 and job.returncode == 0, err
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, 9)) and checkpoint.latest(run).name == "step_000008"
 
 
 def test_an_interrupted_job_says_how_to_go_on(model_folder: Path, tmp_path: Path) -> None:
-    run, file = endless(model_folder, tmp_path)
+    run, file = run_of(model_folder, tmp_path, steps=100_000)
     job, deadline = torchrun("-m", "aer_train", "train", "--config", file), time.monotonic() + 100
     while not (checkpoint.latest(run) or time.monotonic() > deadline):
         time.sleep(0.05)
@@ -220,7 +226,10 @@ def test_an_interrupted_job_says_how_to_go_on(model_folder: Path, tmp_path: Path
     assert job.returncode != 0
     assert out.count(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}") == 1
     assert err.count("interrupted\n") == 1
-    assert_goes_on(run)
+    done = int(checkpoint.latest(run).name.removeprefix("step_"))
+    config = read_config(run / "config.json")
+    train(replace(config, run=replace(config.run, steps=done + 1)), resume=True)
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, done + 2)), "one process goes on"
 
 
 def test_the_first_rank_speaks_for_all(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def test_an_existing_folder_is_refused(tmp_path):
         Recorder(tmp_path, CONFIG)
 
 
+def test_every_rank_must_see_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("aer_train.dist.all_gather", lambda seen: [seen, False])
+    with pytest.raises(ValueError, match=r"run\.out must be on a file system that every machine sees, got "):
+        Recorder(tmp_path / "run", CONFIG)
+
+
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomic(path, "old")
