@@ -57,6 +57,10 @@ def check_config(config: TrainConfig) -> None:
 
     _check("reward.timeout", config.reward.timeout, config.reward.timeout > 0, "be > 0")
     _check("reward.workers", config.reward.workers, config.reward.workers >= 1, "be >= 1")
+    strict = not config.reward.lenient or config.reward.kind == "math"
+    _check("reward.lenient", config.reward.lenient, strict, f"be False for reward.kind {config.reward.kind}")
+    most = config.reward.max_failure_frac
+    _check("reward.max_failure_frac", most, 0 <= most <= 1, "be in [0, 1]")
     buffer, penalty, tolerance = config.reward.overlong_buffer, config.reward.overlong_penalty, config.reward.tolerance
     fits = 0 <= buffer <= rollout.max_new_tokens
     _check("reward.overlong_buffer", buffer, fits, f"be in [0, rollout.max_new_tokens = {rollout.max_new_tokens}]")

@@ -1,4 +1,4 @@
-"""The command line: aer-train demo | train | eval | compare | report | doctor."""
+"""The command line: aer-train demo | train | eval | compare | grade | report | doctor."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import tyro
 
 from aer_train import dist
 from aer_train.checks import check_config
-from aer_train.config import TrainConfig
+from aer_train.config import RewardConfig, TrainConfig
 from aer_train.rollout.protocol import SyncError
-from aer_train.settings import base_config, parse
+from aer_train.settings import base_config, parse, read_config
 
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
 
@@ -36,6 +36,7 @@ commands:
   train    train a policy on verifiable rewards
   eval     avg@n, pass@k and majority@k of a model, a checkpoint or a run, on files or benchmarks
   compare  two evaluations of the same problems, with a paired bootstrap
+  grade    grade saved responses again, beside their stored verdict and a second rule
   report   HTML report of one or several runs
   doctor   versions, devices, and the memory that a configuration needs
 
@@ -43,14 +44,24 @@ aer-train COMMAND --help shows the options of a command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for a user error (told in one line), 130 when interrupted."""
+    """Run a command and return its exit code: 0, 1 (disagreements, where asked), 2 (a user error, told in one line), 130 (interrupted)."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"demo": _demo, "train": _train, "eval": _eval, "compare": _compare, "report": _report, "doctor": _doctor}
+    commands = {
+        "demo": _demo,
+        "train": _train,
+        "eval": _eval,
+        "compare": _compare,
+        "grade": _grade,
+        "report": _report,
+        "doctor": _doctor,
+    }
     if not args or args[0] in ("-h", "--help", "--version"):
         from aer_kernels import __version__
 
         print(f"aer-train {__version__}" if args == ["--version"] else USAGE)
         return 0
+    if "" not in sys.path:
+        sys.path.append("")  # a reward function may be in a module beside the configuration, as with python -m
     rank = dist.launched_rank()
     if rank > 0:  # the first process speaks for all
         if args[0] not in JOINT_COMMANDS:
@@ -115,6 +126,32 @@ class CompareArgs:
     """Two of: folders of aer-train eval, run folders (their last evaluation), JSON files of either."""
     out: Path = Path("comparison")
     """Folder for compare.json and compare.md."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradeArgs:
+    """Grade saved responses again; show outcomes and what disagrees with the stored verdict or with a second rule."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """.jsonl or .parquet files, run folders (all their samples), folders of such files."""
+    response_column: str = "response"
+    answer_column: str = "answer"
+    outcome_column: str | None = None
+    """Stored verdict: an outcome, true or false, or a reward. None: outcome, else reward, else there is none."""
+    kind: str | None = None
+    """Rule, as reward.kind. None: that of the run folder, else math."""
+    lenient: tyro.conf.FlagCreatePairsOff[bool] = False
+    """As reward.lenient."""
+    timeout: float = 5.0
+    """Seconds for one response."""
+    workers: int = 2
+    """Verifier processes; the second rule has as many again."""
+    second: str | None = None
+    """exact, math_verify, none, or a dotted path to (response_text, answer) -> float in [0, 1]. None: math_verify for kind math."""
+    out: Path | None = None
+    """.json, .jsonl or .parquet file for the responses that disagree."""
+    fail_on_disagreement: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Exit with code 1 when something disagrees."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +237,26 @@ def _compare(args: list[str]) -> int:
 
     compare_files(*parsed.results, parsed.out)
     return 0
+
+
+def _grade(args: list[str]) -> int:
+    parsed = parse(GradeArgs, "aer-train grade", args, GradeArgs())
+    if not parsed.files:
+        raise ValueError("grade must be given at least one file or folder, got none")
+    kind = parsed.kind
+    if kind is None:
+        runs = [file for file in parsed.files if (file / "config.json").is_file()]
+        kinds = {read_config(run / "config.json").reward.kind for run in runs} or {"math"}
+        if len(kinds) > 1:
+            raise ValueError(f"--kind must be given for runs with different rules, got {', '.join(sorted(kinds))}")
+        kind = kinds.pop()
+    second = parsed.second or ("math_verify" if kind == "math" else "none")
+    from aer_train.grade import Columns, grade_files
+
+    columns = Columns(parsed.response_column, parsed.answer_column, parsed.outcome_column)
+    reward = RewardConfig(kind=kind, timeout=parsed.timeout, workers=parsed.workers, lenient=parsed.lenient)
+    found = grade_files(parsed.files, columns, reward, None if second == "none" else second, parsed.out)
+    return 1 if found and parsed.fail_on_disagreement else 0
 
 
 def _report(args: list[str]) -> int:

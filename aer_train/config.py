@@ -177,6 +177,11 @@ class RewardConfig:
     """Seconds for one answer."""
     workers: int = 2
     """Verifier processes."""
+    lenient: bool = False
+    """For kind math: percent signs and the brackets around a list count for nothing, and of several boxes the last one counts. For
+    evaluation beside lenient graders: a policy that is trained on it learns to exploit it."""
+    max_failure_frac: float = 0.5
+    """A run stops, with a checkpoint, when more than this share of the responses time out or crash in 3 steps in a row; 1 never stops."""
     tolerance: float = 1e-6
     """Rewards of a group that differ by at most this are equal: float noise is no learning signal."""
     overlong_buffer: int = 0

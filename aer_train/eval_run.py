@@ -107,7 +107,8 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
     if done:
         console.message(f"{out} has {done} of {total} responses")
     with ExitStack() as stack:
-        verifier = stack.enter_context(Verifier(config.reward.kind, config.reward.timeout, config.reward.workers))
+        reward = config.reward
+        verifier = stack.enter_context(Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient))
         tell_unreadable(verifier, sets, console.message)
         rollout = make_rollout(config, policy, [prompt for prompts in sets for prompt in prompts.prompts])
         stack.callback(rollout.close)

@@ -13,6 +13,7 @@ import torch
 from aer_kernels import AdaptiveEntropyController
 from aer_train.collect import Collected
 from aer_train.types import Batch, Group
+from aer_train.verify import OUTCOMES
 
 Row = dict[str, Any]
 
@@ -28,7 +29,8 @@ def collected_metrics(collected: Collected, tolerance: float) -> Row:
     by_tier: dict[str, list[float]] = {}
     for group in first:
         by_tier.setdefault(group.prompt.tier, []).extend(group.rewards)
-    outcomes = Counter(verdict.outcome for group in drawn for verdict in group.verdicts)
+    verdicts = [verdict for group in drawn for verdict in group.verdicts]
+    outcomes, seconds = Counter(verdict.outcome for verdict in verdicts), [verdict.seconds for verdict in verdicts]
     samples = [sample for group in drawn for sample in group.samples]
     spreads = [max(group.rewards) - min(group.rewards) for group in first]
     return {
@@ -36,7 +38,9 @@ def collected_metrics(collected: Collected, tolerance: float) -> Row:
         **{f"reward/tier/{tier}": _mean(values) for tier, values in sorted(by_tier.items()) if len(by_tier) > 1},
         "reward/zero_variance_frac": _mean([spread <= tolerance for spread in spreads]),
         "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in first]),
-        **{f"outcome/{name}": count / len(samples) for name, count in sorted(outcomes.items())},
+        **{f"outcome/{name}": outcomes[name] / len(verdicts) for name in sorted(OUTCOMES)},
+        "perf/verify_seconds_mean": _mean(seconds),
+        "perf/verify_seconds_max": max(seconds),
         "tokens/truncated_frac": _mean([not sample.finished for group in first for sample in group.samples]),
         "tokens/generated": sum(len(sample.tokens) for sample in samples),
         "refill/rounds": len(collected.rounds) - 1,

@@ -43,6 +43,7 @@ from aer_train.rollout.backends import make_rollout
 from aer_train.types import Prompt
 from aer_train.update import update_policy
 from aer_train.verify import Verifier
+from aer_train.verify.failures import Failures
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -53,7 +54,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         resume: go on from the newest checkpoint of `config.run.out` (from the start when there is none yet); so does a command that
             torchrun has restarted.
     Raises:
-        ValueError - the configuration, the data or the model are not usable; FloatingPointError - the loss or its gradient is not finite.
+        ValueError - the configuration, the data or the model are not usable; FloatingPointError - the loss or its gradient is not finite;
+        ChildProcessError - verification keeps failing (reward.max_failure_frac).
     """
     check_config(config)
     run, resume = Path(config.run.out), resume or dist.restarted()
@@ -67,7 +69,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         console = Console()
         stack.callback(console.close)
         policy = load_policy(config.model if start is None else replace(config.model, name=str(start), revision=None), device)
-        verifier = stack.enter_context(Verifier(config.reward.kind, config.reward.timeout, config.reward.workers))
+        reward = config.reward
+        verifier = stack.enter_context(Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient))
         loop = Loop(config, policy, verifier, console)
         stack.callback(loop.rollout.close)
         if start is not None:
@@ -104,6 +107,7 @@ class Loop:
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self.progress = Progress()
+        self.failures = Failures(config.reward.max_failure_frac)
         self.clock = Clock()
 
     def _load_data(self) -> None:
@@ -135,20 +139,24 @@ class Loop:
             self._evaluate(recorder)
         while self.progress.step < options.steps:
             row, step = self.step(recorder), self.progress.step
+            broken = self.failures.persistent()
             last = step == options.steps
             if last or (self.config.eval.every and step % self.config.eval.every == 0):
                 self._evaluate(recorder)
             row |= time_metrics(self.clock.lap(), row["tokens/loss"], row["tokens/generated"])
             recorder.log(row)
             self.console.step(row)
-            if last or (options.save_every and step % options.save_every == 0):
+            if last or broken or (options.save_every and step % options.save_every == 0):
                 with self.clock.part("checkpoint"):
                     checkpoint.save(recorder.out, self.progress, self.policy, self.optimizer, self.controller, options.keep)
+            if broken:
+                raise ChildProcessError(f"{broken}; step {step} is saved, go on with: aer-train train --resume {recorder.out}")
 
     def step(self, recorder: Recorder) -> Row:
         """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics, without times."""
         config, clock, step = self.config, self.clock, self.progress.step + 1
         collected = collect(self.rollout, self.verifier, self.prompts, self.progress.prompts, step, self.controller, config, clock)
+        self.failures.step([verdict for part in collected.rounds for group in part for verdict in group.verdicts])
         batch = judge(collected.groups, self.controller, config)
         if config.run.save_samples_every and step % config.run.save_samples_every == 0:
             with clock.part("record"):

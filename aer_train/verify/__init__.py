@@ -5,6 +5,6 @@ verifier (what users call) -> exact (the verdict without symbolic mathematics) -
 latex (one spelling), quantity (exact numbers) and shape (lists, sets, intervals) serve both comparisons.
 """
 
-from aer_train.verify.verifier import Outcome, Pending, Verdict, Verifier
+from aer_train.verify.verifier import OUTCOMES, Outcome, Pending, Verdict, Verifier
 
-__all__ = ["Outcome", "Pending", "Verdict", "Verifier"]
+__all__ = ["OUTCOMES", "Outcome", "Pending", "Verdict", "Verifier"]

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from aer_train.verify.compare import compare, is_text
+from aer_train.verify.compare import MAX_ANSWER, compare, is_text
 from aer_train.verify.extract import extract, gold_answer
 from aer_train.verify.latex import clean
 from aer_train.verify.quantity import in_base, quantity
@@ -31,8 +31,12 @@ class Judgement(NamedTuple):
     """(answer, gold answer)."""
 
 
-def judge(response: str, gold: str) -> Judgement:
-    """Extract the answer and compare it exactly with the gold answer."""
+def judge(response: str, gold: str, lenient: bool = False) -> Judgement:
+    """Extract the answer and compare it exactly with the gold answer.
+
+    Args:
+        lenient: percent signs and the brackets around a list count for nothing, and of several boxes the last one counts.
+    """
     expected = _gold(gold)
     if not expected:
         return Judgement("gold_unparseable", None, [])
@@ -40,8 +44,12 @@ def judge(response: str, gold: str) -> Judgement:
     if not answers:
         return Judgement("no_answer", None, [])
     extracted = ", ".join(answers)
+    if len(expected) > MAX_ANSWER and answers != [expected]:
+        return Judgement("gold_unparseable", extracted, [])
     if len(answers) > 1 and _is_list(expected):
         answers = [extracted]  # each part of a list in its own box
+    if lenient:
+        answers, expected = [_loosely(answers[-1])], _loosely(expected)
     verdicts = [compare(answer, expected) for answer in answers]
     if False in verdicts:
         return Judgement("wrong", extracted, [])
@@ -61,6 +69,11 @@ def readable(gold: str) -> bool | None:
     if not text or len(text) > MAX_SYMBOLIC:
         return False
     return True if quantity(text) or in_base(text) or is_text(text) else None
+
+
+def _loosely(text: str) -> str:
+    taken = shape(clean(text[:MAX_ANSWER]).replace("%", ""))
+    return ", ".join(taken.parts) if taken.kind in ("list", "set", "()", "[]", "(]", "[)", "value") else text
 
 
 @lru_cache(maxsize=10_000)

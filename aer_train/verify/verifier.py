@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from aer_train.verify.exact import judge, readable
 from aer_train.verify.extract import gold_answer
@@ -21,6 +21,8 @@ from aer_train.verify.pool import Pool, Reply
 from aer_train.verify.worker import load_function
 
 Outcome = Literal["correct", "wrong", "no_answer", "gold_unparseable", "timeout", "crash"]
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 MATH_BYTES = 1 << 30
 """Memory that a symbolic comparison may take."""
@@ -51,25 +53,28 @@ class Verifier:
         verdicts = v.score_many([(response_text, gold_answer), ...])
     """
 
-    def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2) -> None:
+    def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2, lenient: bool = False) -> None:
         """
         Args:
             kind: "math", the name of an embedded task, or a dotted path to (response_text, answer) -> float in [0, 1].
             timeout: seconds for one response, > 0.
             workers: processes, >= 1. They start when the first response needs one.
+            lenient: for math; see `exact.judge`. A policy that is trained on it learns to exploit it.
         """
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be > 0 and finite, got {timeout}")
         if workers < 1:
             raise ValueError(f"workers must be >= 1, got {workers}")
+        if lenient and kind != "math":
+            raise ValueError(f"lenient must be False for kind {kind}, got True")
         from aer_train.tasks import TASKS  # tasks make prompts, whose module knows the verdicts of this one
 
-        self.kind, self.timeout = kind, timeout
+        self.kind, self.timeout, self.lenient = kind, timeout, lenient
         self._task = TASKS.get(kind)
         if kind == "math" or self._task is not None:
             self._pool = Pool("aer_train.verify.symbolic.equal", timeout, workers, warm_up=("x+1", "1+x"), memory_bytes=MATH_BYTES)
         else:
-            check_reward_function(kind)
+            check_function("reward.kind", kind, "math, an embedded task")
             self._pool = Pool(kind, timeout, workers)
         self._asked: dict[tuple[str, str], Future[Reply]] = {}
         self._pid, self._closed = os.getpid(), False
@@ -113,7 +118,7 @@ class Verifier:
             return Verdict("correct" if right else "wrong", right, response[:16], time.perf_counter() - start)
         if self.kind != "math":
             return _Waiting(None, [self._pool.submit(response, gold)])
-        judged = judge(response, gold)
+        judged = judge(response, gold, self.lenient)
         if judged.outcome is None:
             return _Waiting(judged.extracted, [self._ask(*question) for question in judged.questions])
         return Verdict(judged.outcome, float(judged.outcome == "correct"), judged.extracted, time.perf_counter() - start)
@@ -174,20 +179,25 @@ class _Waiting:
         return Verdict("correct" if reply.value == 1 else "wrong", float(reply.value), None, reply.seconds)
 
 
-def check_reward_function(path: str) -> None:
-    """Raise ValueError unless a dotted path names a function that can be called as (response_text, answer)."""
+def check_function(name: str, path: str, others: str) -> None:
+    """Raise ValueError unless a dotted path names a function that can be called as (response_text, answer).
+
+    Args:
+        name: of the option.
+        others: what it may be besides a dotted path.
+    """
     try:
         function = load_function(path)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"reward.kind must be math, an embedded task or a dotted path to a function, got {path!r}: {error}") from error
+        raise ValueError(f"{name} must be {others} or a dotted path to a function, got {path!r}: {error}") from error
     if not callable(function):
-        raise ValueError(f"reward.kind must name a function, got {path!r} of type {type(function).__name__}")
+        raise ValueError(f"{name} must name a function, got {path!r} of type {type(function).__name__}")
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise ValueError(f"reward.kind must name an ordinary function, got {path!r}, which is async")
+        raise ValueError(f"{name} must name an ordinary function, got {path!r}, which is async")
     try:
         inspect.signature(function).bind("response", "answer")
     except TypeError as error:
-        raise ValueError(f"reward.kind must name a function of (response_text, answer), got {path!r}: {error}") from error
+        raise ValueError(f"{name} must name a function of (response_text, answer), got {path!r}: {error}") from error
     except ValueError:
         pass  # a builtin without a signature
 

@@ -192,6 +192,28 @@ def test_responses(verifier: Verifier, response: str, gold: str, outcome: str, w
     assert graded(verifier, [(response, gold)]) == [outcome]
 
 
+def test_leniencies_are_off_unless_asked_for(verifier: Verifier) -> None:
+    rows = [
+        (r"\boxed{50\%}", "50"), (r"\boxed{50}", r"50\%"), (r"\boxed{41}, no, \boxed{42}", "42"), (r"\boxed{[1, 2]}", "(1,2)"), (r"\boxed{\{1, 2\}}", "(1,2)"),
+        (r"\boxed{(1, \sqrt{4})}", "1, 2"),
+    ]  # fmt: skip
+    still_wrong = [
+        (r"\boxed{0.5}", r"50\%"),
+        (r"\boxed{42}, no, \boxed{41}", "42"),
+        (r"\boxed{1, 2, 3}", "(1,2)"),
+        (r"\boxed{5, 6}", "5"),
+        (r"\boxed{0.333}", "1/3"),
+    ]
+    assert graded(verifier, rows + still_wrong) == ["wrong"] * 11
+    with Verifier(timeout=30.0, workers=1, lenient=True) as lenient:
+        assert graded(lenient, rows + still_wrong) == ["correct"] * 6 + ["wrong"] * 5
+        assert graded(lenient, [("no answer", "5"), (r"\boxed{18}", "18"), (r"\boxed{\text{east}}", "east")]) == [
+            "no_answer",
+            "correct",
+            "correct",
+        ]
+
+
 FORMS = [
     "Thus the answer is $\\boxed{@}$.", "\\[\\boxed{ @ }\\]", "The final answer is $@$. I hope it is correct.", "**Final Answer**\n\n\\(@\\)", "Answer: @",
     "#### @", "<think>\\boxed{1}</think> \\boxed{@}", "<answer>@</answer>", "$@$", "The answer is **@**.", "\\boxed{x = @}", "\\boxed{@.}",

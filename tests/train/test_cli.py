@@ -53,7 +53,7 @@ def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fly"], "error: command must be one of demo, train, eval, compare, report, doctor, got 'fly'\n"),
+        (["fly"], "error: command must be one of demo, train, eval, compare, grade, report, doctor, got 'fly'\n"),
         (["train", "--preset", "chess"], "error: --preset must be one of countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo, got 'chess'\n"),
         (["train", "--optim.lrr", "1"], "error: Unrecognized options: --optim.lrr, 1 (perhaps --optim.lr)\n"),
         (["train", "--rollout.group-size", "1"], "error: rollout.group_size must be >= 2, got 1\n"),

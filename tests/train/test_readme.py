@@ -35,7 +35,7 @@ def test_foreign_training_loop():
 def test_readme_names_commands_and_presets_that_exist(monkeypatch, capsys):
     """Every preset is dry-run, the big ones too, without a network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert set(re.findall(r"aer-train (\w+)", README)) <= {"demo", "train", "eval", "compare", "report", "doctor"}
+    assert set(re.findall(r"aer-train (\w+)", README)) <= {"demo", "train", "eval", "compare", "grade", "report", "doctor"}
     assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
     for preset in PRESETS:
         assert main(["train", "--preset", preset, "--dry-run"]) == 0

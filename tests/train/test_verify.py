@@ -291,6 +291,7 @@ def test_a_process_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) ->
         ),
         ({"timeout": 0}, "timeout must be > 0 and finite, got 0"),
         ({"workers": 0}, "workers must be >= 1, got 0"),
+        ({"kind": "countdown", "lenient": True}, "lenient must be False for kind countdown, got True"),
     ],
 )
 def test_bad_arguments(options: dict[str, object], message: str) -> None:
