@@ -97,6 +97,7 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
     Raises:
         ValueError - the model cannot be found or read, has no tokenizer usable for padding, or has no readable lm_head.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -112,7 +113,7 @@ def load_policy(config: ModelConfig, device: torch.device) -> Policy:
             source, revision=config.revision, config=_without_dropout(model_config), dtype=torch.float32, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(source, revision=config.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"model.name must be a Hugging Face model id or folder, got {config.name!r}: {reason}") from error
     if tokenizer.eos_token_id is None:
@@ -202,6 +203,8 @@ def _probe_head(policy: Policy, name: str) -> None:
         theirs = policy.model.forward(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
     if policy.softcap is not None:
         ours = policy.softcap * torch.tanh(ours / policy.softcap)
+    if not theirs.isfinite().all():
+        raise ValueError(f"model.name must be a model with finite weights, got {name!r}, whose logits are NaN or infinite")
     difference = _difference(ours, theirs)
     if not difference <= PROBE_TOLERANCE[policy.dtype]:
         raise ValueError(

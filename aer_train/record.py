@@ -7,10 +7,12 @@ checkpoints/  report.html  plots/
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,15 +22,22 @@ from aer_train.config import TrainConfig
 
 Row = dict[str, Any]
 
+FOLDERS = ("samples", "eval")
+"""What every run folder has from its beginning."""
+
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that it holds either its old or its new content, whatever happens."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -88,16 +97,17 @@ class Recorder:
             raise ValueError(f"run.out must be on a file system that every machine sees, got {out}")
 
     def _open(self, config: TrainConfig, resume_step: int | None) -> None:
-        out = self.out
-        if resume_step is None and out.exists():
-            raise ValueError(f"run.out must not exist yet, got {out}")
-        self._sinks = [SINKS[name](out, config) for name in config.run.sinks]  # first: a missing tracker must leave nothing behind
-        for name in ("samples", "eval"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        if resume_step is not None:
+        for name in config.run.sinks:
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f'run.sinks {name} needs: pip install "aer-rl[track]"')
+        settings = json.dumps(dataclasses.asdict(config), indent=2)
+        if resume_step is None:
+            _make_folder(self.out, settings)
+        else:
             self._take_back(resume_step)
-        write_atomic(out / "config.json", json.dumps(dataclasses.asdict(config), indent=2))
-        self._metrics = (out / "metrics.jsonl").open("a", encoding="utf-8")
+            write_atomic(self.out / "config.json", settings)
+        self._metrics = (self.out / "metrics.jsonl").open("a", encoding="utf-8")
+        self._sinks = [SINKS[name](self.out, config) for name in config.run.sinks]
 
     def __enter__(self) -> Recorder:
         return self
@@ -139,12 +149,36 @@ class Recorder:
 
     def _take_back(self, step: int) -> None:
         path = self.out / "metrics.jsonl"
-        rows = [row for row in _rows(path) if row["step"] <= step] if path.exists() else []
+        rows = _rows(path)[:step] if path.exists() else []
+        good = next((number for number, row in enumerate(rows) if row["step"] != number + 1), len(rows))
+        if good < step:
+            raise ValueError(
+                f"{path} must hold the rows of steps 1 to {step}, got line {good + 1} missing or damaged: "
+                f"mend it, or delete the checkpoints after step {good} to go back"
+            )
+        for name in FOLDERS:
+            (self.out / name).mkdir(exist_ok=True)
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
         for file in [*(self.out / "samples").iterdir(), *(self.out / "eval").iterdir()]:
             number = re.fullmatch(r"step_(\d+)\.\w+", file.name)
             if number is None or int(number[1]) > step:
                 file.unlink()
+
+
+def _make_folder(out: Path, settings: str) -> None:
+    """Make a run folder with its configuration, or nothing: without one, a run could neither be started again nor resumed."""
+    if out.exists():
+        raise ValueError(f"run.out must not exist yet, got {out}")
+    staging = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        for name in FOLDERS:
+            (staging / name).mkdir(parents=True)
+        write_atomic(staging / "config.json", settings)
+        staging.rename(out)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def read_metrics(run: Path) -> list[Row]:
@@ -171,22 +205,32 @@ def read_config(run: Path) -> Row:
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"run must be a run folder with a config.json, got {run}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_json(path)
 
 
 def read_evals(run: Path) -> dict[int, Row]:
     """Return the evaluations of a run by step, in order."""
-    return {int(path.stem.removeprefix("step_")): json.loads(path.read_text()) for path in sorted((run / "eval").glob("step_*.json"))}
+    return {int(path.stem.removeprefix("step_")): _read_json(path) for path in sorted((run / "eval").glob("step_*.json"))}
+
+
+def _read_json(path: Path) -> Row:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got: {error}") from error
 
 
 def _rows(path: Path) -> list[Row]:
     """Rows up to the first torn line: a kill can only tear the last one."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 
@@ -195,10 +239,8 @@ Sink = Callable[[int, dict[str, float]], None]
 
 
 def _tensorboard(out: Path, config: TrainConfig) -> Sink:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError('run.sinks tensorboard needs: pip install "aer-rl[track]"') from error
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(out / "tensorboard"))
 
     def send(step: int, numbers: dict[str, float]) -> None:
@@ -211,13 +253,7 @@ def _tensorboard(out: Path, config: TrainConfig) -> Sink:
 
 def _wandb_like(module: str) -> Callable[[Path, TrainConfig], Sink]:
     def make(out: Path, config: TrainConfig) -> Sink:
-        import importlib
-
-        try:
-            tracker = importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(f'run.sinks {module} needs: pip install "aer-rl[track]"') from error
-        run = tracker.init(project="aer", name=out.name, config=dataclasses.asdict(config))
+        run = importlib.import_module(module).init(project="aer", name=out.name, config=dataclasses.asdict(config))
         return lambda step, numbers: run.log(numbers, step=step) if numbers else run.finish()
 
     return make

@@ -62,7 +62,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     device = resolve_device(config.run.device)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # what use_deterministic_algorithms does, without its import of the compiler, which takes longer than the first step of a small model
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
     with ExitStack() as stack:
         stack.enter_context(dist.joined(device, config.run.timeout))
         start = dist.from_main(lambda: _start(run, resume))
@@ -93,7 +95,10 @@ def _start(run: Path, resume: bool) -> Path | None:
     """The checkpoint to go on from, if any."""
     if run.exists() and not resume:
         raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
-    return checkpoint.latest(run) if resume else None
+    start = checkpoint.latest(run) if resume else None
+    if start is not None:
+        checkpoint.check(start)
+    return start
 
 
 class Loop:

@@ -25,6 +25,9 @@ START_ATTEMPTS = 3
 REPLY_BYTES = 1 << 20
 """A longer reply is a crash."""
 
+KILLED = "the process died (SIGKILL)"
+"""What becomes of a call whose process is killed by the system or by a person."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -93,8 +96,14 @@ class Pool:
         try:
             worker.ensure_started()
             start = time.perf_counter()
-            status, value = worker.ask(arguments)
-            return Reply(status, value, time.perf_counter() - start)
+            status, value = worker.ask(arguments, self._timeout)
+            seconds = time.perf_counter() - start
+            if value == KILLED and seconds < self._timeout and not self._closed:  # perhaps not by the call itself: what is left of its time
+                worker.ensure_started()
+                start = time.perf_counter()
+                status, value = worker.ask(arguments, self._timeout - seconds)
+                seconds += time.perf_counter() - start
+            return Reply(status, value, seconds)
         finally:
             self._idle.put(worker)
 
@@ -126,18 +135,19 @@ class _Worker:
                 self.kill()
                 raise
 
-    def ask(self, arguments: Sequence[str]) -> tuple[Literal["ok", "timeout", "crash"], Any]:
+    def ask(self, arguments: Sequence[str], seconds: float) -> tuple[Literal["ok", "timeout", "crash"], Any]:
         """Send arguments, return (status, value). A process that gave no reply is gone."""
         try:
-            reply = self._exchange(arguments, self._timeout)
+            reply = self._exchange(arguments, seconds)
         except TimeoutError:
             self.kill()
             return "timeout", f"no answer within {self._timeout:g} s"
         except OSError as error:
+            told = f"the process died ({self._how()})" if isinstance(error, ConnectionError) else str(error)
             self.kill()
             if self._ended:
                 raise CancelledError from None
-            return "crash", str(error)
+            return "crash", told
         return ("crash", str(reply["error"])) if isinstance(reply, dict) else ("ok", reply)
 
     def end(self) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
 from aer_train import checkpoint
@@ -77,6 +78,59 @@ def test_a_crash_while_saving_leaves_the_previous_one(policy: Policy, tmp_path: 
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(tmp_path, Progress(2), policy, *state, keep=1)
     assert checkpoint.latest(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("model.safetensors", None, "model.safetensors is missing"),
+        ("optimizer/.metadata", b"", r"optimizer/.metadata has 0 bytes, not \d+"),
+        ("tokenizer.json", "flip", "tokenizer.json has another content than was written"),
+        ("state.json", b'{"step": 2', "state.json is garbled"),
+        ("state.json", b"[1]", "state.json is garbled"),
+    ],
+)
+def test_damage_is_found_and_the_way_back_is_named(policy: Policy, tmp_path: Path, name: str, data: bytes | str | None, found: str) -> None:
+    state = trained(policy)
+    for step in (1, 2):
+        folder = checkpoint.save(tmp_path, Progress(step), policy, *state, keep=2)
+        checkpoint.check(folder)
+    path = folder / name
+    whole = path.read_bytes()
+    if data is None:
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:] if isinstance(data, str) else data)
+    with pytest.raises(
+        ValueError, match=rf"checkpoint must be as it was written, got .*step_000002 where {found}: delete .* back to step_000001"
+    ):
+        checkpoint.check(folder)
+    checkpoint.check(tmp_path / "checkpoints" / "step_000001")
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_no_rubbish(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors' own error is none that the command line knows."""
+    state = trained(policy)
+    before = checkpoint.save(tmp_path, Progress(1), policy, *state, keep=1)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    with pytest.raises(OSError, match=r"checkpoint must be written completely, got No space left on device .*; the checkpoints before it"):
+        checkpoint.save(tmp_path, Progress(2), policy, *state, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [before.name]
+    checkpoint.check(before)
+
+
+def test_a_diverged_policy_is_not_saved(policy: Policy, tmp_path: Path) -> None:
+    state = trained(policy)
+    before = checkpoint.save(tmp_path, Progress(1), policy, *state, keep=1)
+    with torch.no_grad():
+        policy.head.weight[3, 2] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"weights must be finite to be saved, got others in .*weight: the policy has diverged"):
+        checkpoint.save(tmp_path, Progress(2), policy, *state, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [before.name]
 
 
 def test_a_state_of_another_rule_is_refused(policy: Policy, tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def test_a_head_that_is_not_the_whole_story_is_refused(tmp_path: Path) -> None:
         load_policy(ModelConfig(name=str(tmp_path)), CPU)
 
 
+def test_weights_that_are_not_finite_are_refused(policy: Policy, tmp_path: Path) -> None:
+    with torch.no_grad():
+        policy.model.model.layers[0].mlp.down_proj.weight[1, 2] = torch.nan
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model.name must be a model with finite weights, got .* whose logits are NaN or infinite"):
+        load_policy(ModelConfig(name=str(tmp_path)), CPU)
+
+
 def test_missing_pad_token_becomes_the_end_token(model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)

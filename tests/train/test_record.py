@@ -52,6 +52,39 @@ def test_resuming_takes_the_folder_back(tmp_path):
     assert list(read_evals(run)) == [1, 2]
 
 
+@pytest.mark.parametrize("damage", ["torn", "missing", "twice", "none"])
+def test_rows_before_the_checkpoint_must_be_there(tmp_path, damage):
+    """A kill can only tear the last row: anything else is damage from outside, which going on would make permanent."""
+    run = tmp_path / "run"
+    fill(run, [1, 2, 3])
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    text = {"torn": lines[0] + lines[1][:9] + "\n" + lines[2], "missing": lines[0] + lines[2], "twice": lines[0] * 2 + lines[2], "none": ""}
+    path.write_text(text[damage])
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    good = 0 if damage == "none" else 1
+    with pytest.raises(
+        ValueError, match=rf"steps 1 to 3, got line {good + 1} missing or damaged: .* checkpoints after step {good} to go back"
+    ):
+        Recorder(run, TrainConfig(run=RunConfig(steps=7)), resume_step=3)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before, "nothing is overwritten"
+
+
+def test_a_folder_is_made_with_its_configuration_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        Recorder(tmp_path / "run", CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_evaluation_is_named(tmp_path):
+    run = tmp_path / "run"
+    fill(run, [1])
+    (run / "eval" / "step_000001.json").write_text('{"step": 1')
+    with pytest.raises(ValueError, match=r"eval/step_000001.json must be JSON, got: "):
+        read_evals(run)
+
+
 def test_an_existing_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"run\.out must not exist yet, got "):
         Recorder(tmp_path, CONFIG)
@@ -69,7 +102,7 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_runs(tmp_path):

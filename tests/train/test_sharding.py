@@ -249,7 +249,8 @@ def test_checkpoints_fit_any_number_of_ranks(name: str, one_and_two: Any, tmp_pa
 def test_a_rank_that_cannot_write_leaves_the_previous_checkpoint(one_and_two: Any) -> None:
     _, ranks, out = one_and_two
     for name in ("tied", "untied"):
-        assert {rank[name, "full_disk"] for rank in ranks} == {"checkpoint must be written completely, got OSError on rank 1: disk full"}
+        told = {rank[name, "full_disk"].partition("; ")[0] for rank in ranks}
+        assert told == {"checkpoint must be written completely, got OSError on rank 1: disk full"}
         assert checkpoint.latest(out / name).name == "step_000002"
 
 

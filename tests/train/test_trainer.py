@@ -49,6 +49,7 @@ def final_state(run: Path) -> tuple[dict[str, torch.Tensor], Any, Any]:
 
     folder = checkpoint.latest(run)
     state = json.loads((folder / "state.json").read_text())
+    del state["files"]  # their metadata has an identifier of its own every time
     dcp_to_torch_save(folder / "optimizer", run / "optimizer.pt")
     return load_file(folder / "model.safetensors"), torch.load(run / "optimizer.pt")["state"], state
 

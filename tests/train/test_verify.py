@@ -110,6 +110,7 @@ def nasty(response: str, answer: str) -> object:
         "babble": lambda: print("to standard output", flush=True) or 1.0,
         "doze": lambda: time.sleep(0.5) or 1.0,
         "pid": lambda: Path(answer).write_text(f"{os.getpid()}") and time.sleep(60),
+        "die once": lambda: 1.0 if Path(answer).exists() else (Path(answer).touch(), os.kill(os.getpid(), signal.SIGKILL)),
         "fork": lambda: 1.0 if (child := os.fork()) and Path(answer).write_text(f"{child} {os.getpid()}") else time.sleep(60),
     }
     if response in acts:
@@ -244,6 +245,14 @@ def test_works_after_a_fork_without_touching_the_parent() -> None:
         assert verifier.score_many([(r"\boxed{3+x}", "x+3")])[0].outcome == "correct"
         assert verifier._pool.pids() == pids, "the parent's process lives on"
         os.close(reader)
+
+
+def test_a_process_killed_from_outside_costs_no_verdict(tmp_path: Path) -> None:
+    """The system short of memory, or a person, may kill a process: what it was asked is asked again, once."""
+    with Verifier(kind=NASTY, timeout=5.0, workers=1) as verifier:
+        assert verifier.score_many([("die once", str(tmp_path / "seen"))])[0].outcome == "correct"
+        os.kill(verifier._pool.pids()[0], signal.SIGKILL)
+        assert verifier.score_many([("right", "right")])[0].outcome == "correct"
 
 
 def test_processes_die_with_a_parent_that_was_killed(tmp_path: Path) -> None:
