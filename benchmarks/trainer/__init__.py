@@ -1,0 +1,1 @@
+"""Speed, memory and rewards of the training loop beside TRL's GRPOTrainer: `python -m benchmarks.trainer --help`."""

@@ -1,0 +1,88 @@
+"""`python -m benchmarks.trainer --out DIR`: ours and TRL's trainer in turn, each run in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import environment
+from benchmarks.trainer import report
+from benchmarks.trainer.cases import PROFILES, Case, Job, prepare
+
+TRAINERS = {"aer_train": "benchmarks.trainer.ours", "TRL": "benchmarks.trainer.trl"}
+SAID = 1500
+"""Characters of a failed process's last words that are kept."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cases. Rows are written after every case, so that a run that dies leaves what it has."""
+    options = _parse(arguments)
+    cases = [c for c in PROFILES[options.profile]() if not options.only or any(part in c.name for part in options.only)]
+    if not cases:
+        raise SystemExit(f"--only must match a case, got {options.only}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    here, rows = environment.describe(torch.device(device)), list[dict[str, Any]]()
+    with tempfile.TemporaryDirectory() as scratch, tqdm(total=len(cases) * options.repeats * len(TRAINERS), unit="run") as bar:
+        for number, case in enumerate(cases):
+            folder = Path(scratch) / str(number)
+            jobs = _jobs(case, folder, options, device)
+            found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
+            for trainer, job in jobs:
+                bar.set_description(f"{case.name}: {trainer}")
+                found[trainer].append(_run(TRAINERS[trainer], job))
+                bar.update()
+            rows += [here | report.row(case, trainer, runs) for trainer, runs in found.items()]
+            (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+            (options.out / "table.md").write_text(report.write(rows))
+    report.draw(rows, options.out)
+    print((options.out / "table.md").read_text())
+    return 0
+
+
+def _jobs(case: Case, folder: Path, options: argparse.Namespace, device: str) -> Iterable[tuple[str, Job]]:
+    """The runs of a case: every trainer once a round, each round in the opposite order of the one before."""
+    model, data = prepare(case, folder)
+    for repeat in range(options.repeats):
+        for trainer in list(TRAINERS)[:: 1 if repeat % 2 == 0 else -1]:
+            work = folder / f"{trainer}-{repeat}"
+            yield trainer, Job(case, model, data, work, work.with_suffix(".result"), device, options.threads, options.seed + repeat)
+
+
+def _run(module: str, job: Job) -> dict[str, Any]:
+    """Run one job in a process of its own; a peer that fails says why in its row."""
+    path = job.result.with_suffix(".job")
+    job.write(path)
+    environ = os.environ | {"OMP_NUM_THREADS": str(job.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run([sys.executable, "-m", module, str(path)], capture_output=True, text=True, env=environ)
+    if done.returncode == 0:
+        return json.loads(job.result.read_text())
+    if module == TRAINERS["aer_train"]:
+        raise SystemExit(f"aer_train failed:\n{done.stderr[-SAID:]}")
+    return {"error": done.stderr.strip()[-SAID:]}
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and rewards.png")
+    parser.add_argument("--profile", choices=PROFILES, default="cuda" if torch.cuda.is_available() else "cpu", help="default: what is here")
+    parser.add_argument("--only", nargs="*", help="cases whose name contains one of these texts")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer a case, seeds SEED, SEED + 1, ...")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch in either trainer")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

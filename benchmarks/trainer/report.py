@@ -1,0 +1,125 @@
+"""Rows from what the processes measured, the table, and the curves that show that both trainers really train."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import summary
+from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Case
+
+Row = dict[str, Any]
+ENDS = 5
+"""Steps at either end whose mean reward the table gives (a third of the steps when there are fewer than 15)."""
+
+
+def row(case: Case, trainer: str, runs: list[Row]) -> Row:
+    """Return one row from the runs of a trainer: medians over all timed steps of all runs, with the 20th and 80th percentile."""
+    found = {"case": case.name, "trainer": trainer, "settings": asdict(case), "runs": len(runs)}
+    errors = [run["error"] for run in runs if "error" in run]
+    if errors:
+        return found | {"status": f"failed: {errors[0]}"}
+    seconds, cpu = ([[b[c] - a[c] for a, b in pairwise(run["steps"])][case.excluded - 1 :] for run in runs] for c in ("clock", "cpu"))
+    timed = [step for run in runs for step in run["steps"][case.excluded :]]
+    every = [value for run in seconds for value in run]
+    timing = summary([1e3 * value for value in every])
+    return found | {
+        "status": "measured",
+        "version": runs[0]["version"],
+        **timing._asdict(),
+        "median_ms_of_runs": [1e3 * statistics.median(run) for run in seconds],
+        "median_cpu_ms": 1e3 * statistics.median(value for run in cpu for value in run),
+        "steps_per_s": 1e3 / timing.median_ms,
+        "tokens_per_s": sum(step["tokens"] for step in timed) / sum(every),
+        "parts_ms": {part: 1e3 * statistics.median(step["parts"].get(part, 0.0) for step in timed) for part in timed[0]["parts"]},
+        "peak_mib": max(run["peak_mib"] for run in runs),
+        "imports_mib": max(run["imports_mib"] for run in runs),
+        "gpu_peak_mib": max(run["gpu_peak_mib"] for run in runs) if "gpu_peak_mib" in runs[0] else None,
+        "reward": [[step["reward"] for step in run["steps"]] for run in runs],
+        "entropy": [[step["entropy"] for step in run["steps"]] for run in runs],
+    }
+
+
+def write(rows: list[Row]) -> str:
+    """The whole table: where it was measured, every case with both trainers, losses included."""
+    here = rows[0]
+    where = f"{here['hardware']}, {here['threads']} thread{'s' if here['threads'] > 1 else ''}, torch {here['torch']}"
+    lines = [
+        "# The training loop beside TRL's GRPOTrainer",
+        "",
+        f"{where}, Python {here['python']}, commit {here['commit']}, {here['date']}.",
+        "",
+        f"{PROMPTS_PER_STEP} prompts x {GROUP_SIZE} responses a step. A step is timed from the end of the one before, with all that the trainer does",
+        "in it; medians over all timed steps of all runs, the 20th and 80th percentile beside them. CPU time is that of the process: other",
+        "work on the machine disturbs it less. Memory is the process's peak; beside it what is above the imports. Rewards and entropies",
+        "(nats) are means over the first and the last steps of each run. More: benchmarks/README.md.",
+        "",
+    ]
+    for name, group in groupby(rows, key=lambda row: row["case"]):
+        lines += [f"## {name}", "", *_table(list(group)), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: list[Row]) -> list[str]:
+    on_gpu = any(row.get("gpu_peak_mib") for row in rows)
+    columns = ["trainer", "version", "steps/s", "tokens/s", "ms a step", "p20 - p80", "CPU ms", "parts, ms", "peak MiB", "above imports"]
+    columns += ["GPU peak MiB"] * on_gpu + ["reward first -> last", "entropy first -> last"]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows:
+        if row["status"] != "measured":
+            said = " ".join(row["status"].split())[-300:].replace("|", "/")
+            lines.append(f"| {row['trainer']} | {said} |{' |' * (len(columns) - 2)}")
+            continue
+        cells = [row["trainer"], row["version"], f"{row['steps_per_s']:.2f}", f"{row['tokens_per_s']:,.0f}", f"{row['median_ms']:.0f}"]
+        cells += [f"{row['p20_ms']:.0f} - {row['p80_ms']:.0f}", f"{row['median_cpu_ms']:.0f}", _parts(row)]
+        cells += [f"{row['peak_mib']:.0f}", f"{row['peak_mib'] - row['imports_mib']:.0f}"]
+        cells += [f"{row['gpu_peak_mib']:.0f}"] if on_gpu else []
+        cells += [_ends(row["reward"]), _ends(row["entropy"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    measured = {row["trainer"]: row for row in rows if row["status"] == "measured"}
+    if len(measured) == 2:
+        ours, peer = measured.values()
+        memory = "gpu_peak_mib" if on_gpu else "peak_mib"
+        ratios = (ours[field] / peer[field] for field in ("median_ms", "median_cpu_ms", memory))
+        lines += ["", "Ours / TRL: time {:.2f}, CPU time {:.2f}, peak memory {:.2f}.".format(*ratios)]
+    return lines
+
+
+def _parts(row: Row) -> str:
+    """The parts that take more than 1 % of the step, the longest first, and what no part names."""
+    parts = {**row["parts_ms"], "other": row["median_ms"] - sum(v for name, v in row["parts_ms"].items() if name != "other")}
+    shown = sorted((item for item in parts.items() if item[1] > 0.01 * row["median_ms"]), key=lambda item: -item[1])
+    return ", ".join(f"{name} {value:.0f}" for name, value in shown)
+
+
+def _ends(curves: list[list[float]]) -> str:
+    count = max(1, min(ENDS, len(curves[0]) // 3))
+    first, last = ([value for curve in curves for value in part(curve)] for part in (lambda c: c[:count], lambda c: c[-count:]))
+    return f"{statistics.mean(first):.3f} -> {statistics.mean(last):.3f}"
+
+
+def draw(rows: list[Row], folder: Path) -> None:
+    """Rewards and entropies of every run of both trainers, a line of panels for each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cases = [(name, list(group)) for name, group in groupby((r for r in rows if r["status"] == "measured"), key=lambda row: row["case"])]
+    if not cases:
+        return
+    figure, panels = plt.subplots(2, len(cases), figsize=(3.4 * len(cases), 5.2), squeeze=False, constrained_layout=True)
+    for column, (name, group) in enumerate(cases):
+        for line, quantity in enumerate(("reward", "entropy")):
+            panel = panels[line][column]
+            for member, color in zip(group, ("tab:green", "tab:blue"), strict=False):
+                for number, curve in enumerate(member[quantity]):
+                    panel.plot(range(1, len(curve) + 1), curve, color=color, alpha=0.7, label=member["trainer"] if number == 0 else None)
+            panel.set(title=name if line == 0 else "", ylabel=quantity if column == 0 else "", xlabel="step" if line else "")
+            panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
+    figure.savefig(folder / "rewards.png", dpi=100)
+    plt.close(figure)
