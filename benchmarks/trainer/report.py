@@ -52,10 +52,10 @@ def write(rows: list[Row]) -> str:
         "",
         f"{where}, Python {here['python']}, commit {here['commit']}, {here['date']}.",
         "",
-        f"{PROMPTS_PER_STEP} prompts x {GROUP_SIZE} responses a step. A step is timed from the end of the one before, with all that the trainer does",
-        "in it; medians over all timed steps of all runs, the 20th and 80th percentile beside them. CPU time is that of the process: other",
-        "work on the machine disturbs it less. Memory is the process's peak; beside it what is above the imports. Rewards and entropies",
-        "(nats) are means over the first and the last steps of each run. More: benchmarks/README.md.",
+        f"{PROMPTS_PER_STEP} prompts x {GROUP_SIZE} responses a step. A step is timed from the end of the one before, with all that the",
+        "trainer does in it; medians over all timed steps of all runs, the 20th and 80th percentile beside them. CPU time is that of the",
+        "process: other work on the machine disturbs it less. Memory is the process's peak; beside it what is above the imports. Rewards",
+        "and entropies (nats) are means over the first and the last steps of each run. More: benchmarks/README.md.",
         "",
     ]
     for name, group in groupby(rows, key=lambda row: row["case"]):
