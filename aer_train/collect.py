@@ -10,7 +10,7 @@ from aer_train import dist
 from aer_train.clock import Clock
 from aer_train.config import TrainConfig
 from aer_train.data import prompts_at
-from aer_train.judge import replaceable
+from aer_train.judge import replaceable, teaches
 from aer_train.rollout.protocol import Rollout
 from aer_train.types import Group, Prompt
 from aer_train.verify import Verifier
@@ -42,8 +42,9 @@ def collect(
 ) -> Collected:
     """Sample the next prompts, verify the responses, and replace groups that teach nothing by fresh ones (rollout.refill).
 
-    A fresh group takes the place of a replaceable one, in order, if it is not replaceable itself. Whatever is still replaceable after
-    rollout.refill_rounds stays, so that the batch always has its size.
+    A fresh group takes the place of a replaceable one, in order, if its rewards teach something. (All-wrong groups that stay for their
+    entropy pressure must not be imported as well: they would crowd the batch, one in two on a hard task.) Whatever is still replaceable
+    after rollout.refill_rounds stays, so that the batch always has its size.
 
     Args:
         prompts: all of them.
@@ -61,7 +62,7 @@ def collect(
         position += len(chosen)
         fresh = draw(rollout, verifier, chosen, size, (seed, "train", step, "refill", len(rounds)), clock)
         rounds.append(fresh)
-        useful = [group for group, empty in zip(fresh, replaceable(fresh, controller, config), strict=True) if not empty]
+        useful = [group for group, use in zip(fresh, teaches(fresh, controller, config), strict=True) if use]
         taken = dict(zip(places, useful, strict=False))
         groups = [taken.get(place, group) for place, group in enumerate(groups)]
         places = _replaceable_places(groups, controller, config)

@@ -69,7 +69,8 @@ class RolloutConfig:
     """Responses cut at max_new_tokens: keep trains them like any other, mask takes them out of the loss (DAPO's overlong filtering); they
     still count in their group's mean and in the metrics."""
     refill_rounds: int = 0
-    """How often groups that teach nothing may be replaced by fresh prompts within a step; 0 is off. What is left at the end is kept."""
+    """How often groups that teach nothing may be replaced by fresh ones whose rewards vary, within a step; 0 is off. What is left then is
+    kept."""
     refill: Literal["no_signal", "zero_variance"] = "no_signal"
     """Which groups are replaced. zero_variance: all of equal rewards (DAPO's dynamic sampling). no_signal: those of them without entropy
     pressure, w(q) = 0; so all-wrong groups stay while AER explores on them, and without an entropy term both rules are the same."""

@@ -24,18 +24,24 @@ def judge(groups: list[Group], controller: AdaptiveEntropyController, config: Tr
     return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained, weights.tolist())
 
 
-def replaceable(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
-    """Return which groups teach nothing in the sense of rollout.refill.
-
-    An advantage counts where it reaches a trained response. Entropy pressure counts by the weight w(q), not by alpha * w(q): alpha is 0
-    until the controller needs it, and what a step samples must not flip with it.
-    """
+def teaches(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
+    """Return which groups have an advantage that reaches a trained response."""
     batch, size = judge(groups, controller, config), len(groups[0].samples)
-    trained = torch.tensor(batch.trained).view(-1, size)
-    useful = ((torch.tensor(batch.advantages).view(-1, size) != 0) & trained).any(1)
+    useful = (torch.tensor(batch.advantages) != 0) & torch.tensor(batch.trained)
+    return useful.view(-1, size).any(1).tolist()
+
+
+def replaceable(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
+    """Return which groups rollout.refill replaces: those that teach nothing and, for no_signal, get no entropy pressure either.
+
+    The pressure counts by the weight w(q), not by alpha * w(q): alpha is 0 until the controller needs it, and what a step samples must not
+    flip with it.
+    """
+    empty = torch.tensor(teaches(groups, controller, config)).logical_not()
     if config.rollout.refill == "no_signal" and controller.enabled:
-        useful |= (controller.weights(_accuracy(groups)) > 0) & trained.any(1)
-    return (~useful).tolist()
+        trained = torch.tensor(judge(groups, controller, config).trained).view(len(groups), -1).any(1)
+        empty &= ~((controller.weights(_accuracy(groups)) > 0) & trained)
+    return empty.tolist()
 
 
 def _accuracy(groups: list[Group]) -> Tensor:

@@ -19,10 +19,13 @@ CONFIG = TrainConfig(rollout=RolloutConfig(group_size=2, refill="zero_variance")
 
 
 class Backend:
-    """Rollout and verifier in one: a prompt of `solved` gets rewards 1 and 0, any other 0 and 0; samples come last one first."""
+    """Rollout and verifier in one: a prompt of `solved` gets rewards 1 and 0, one of `easy` 1 and 1, any other 0 and 0.
 
-    def __init__(self, solved: set[str]) -> None:
-        self.solved = solved
+    Samples come last one first.
+    """
+
+    def __init__(self, solved: set[str], easy: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        self.solved, self.easy = solved, easy
         self.events: list[str] = []
         self.draws: list[tuple[tuple[int | str, ...], list[str]]] = []
 
@@ -36,7 +39,9 @@ class Backend:
 
     def submit(self, pairs: list[tuple[str, str]]) -> Any:
         self.events.append(f"submit {pairs[0][0]}")
-        verdicts = [Verdict("wrong", float(text.split()[0] in self.solved and text.endswith("0")), text, 0.0) for text, _ in pairs]
+        known = [(text, *text.split()) for text, _ in pairs]
+        rewards = [float(name in self.easy or (name in self.solved and index == "0")) for _, name, index in known]
+        verdicts = [Verdict("correct" if reward else "wrong", reward, text, 0.0) for (text, *_), reward in zip(known, rewards, strict=True)]
 
         class Pending:
             def result(this) -> list[Verdict]:
@@ -92,6 +97,13 @@ def test_more_fresh_groups_than_places_and_an_early_end() -> None:
     found = run(backend := Backend(set(ids) - {ids[0]}), refill_rounds=5)
     assert len(backend.draws) == 2 and [group.prompt.id for group in found.groups] == [ids[4], *ids[1:4]]
     assert run(Backend(set(ids)), refill_rounds=5).position == 4
+
+
+def test_all_wrong_groups_stay_for_their_entropy_pressure_and_are_not_imported() -> None:
+    ids = order()
+    found = run(Backend({ids[1], ids[5]}, easy={ids[0], ids[3]}), refill="no_signal", refill_rounds=1)
+    assert [group.prompt.id for group in found.groups] == [ids[5], ids[1], ids[2], ids[3]], "of the fresh ones, 4 is all wrong"
+    assert found.left == 1
 
 
 @pytest.mark.parametrize(("refill", "rounds"), [("zero_variance", 0), ("no_signal", 3)])
