@@ -7,12 +7,12 @@ the two intervals suggest.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aer_train.console import Console, table
-from aer_train.estimates import Estimate
+from aer_train.estimates import Estimate, shown_ks
 from aer_train.eval_report import Cells, markdown, measure_cells
 from aer_train.evaluate import measures, named, tier_places
 from aer_train.record import read_evals, write_atomic
@@ -38,14 +38,18 @@ def compare_files(a: Path, b: Path, out: Path) -> Row:
     """
     result = {"a": str(a), "b": str(b), **compare(read_result(a), read_result(b))}
     console = Console()
-    console.rich.print(table("second minus first", *_difference_cells(result)))
+    console.rich.print(table("second minus first", *_difference_cells(result, [result["samples"]])))
     differing = _problem_cells(result)
     if differing[1]:
         console.rich.print(table("problems that differ most", *differing))
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "compare.json", json.dumps(result, indent=2))
     title = f"# {b} compared with {a}\n"
-    sections = [title, markdown("second minus first", _difference_cells(result)), markdown("problems that differ most", differing)]
+    sections = [
+        title,
+        markdown("second minus first", _difference_cells(result, shown_ks(result["samples"]))),
+        markdown("problems that differ most", differing),
+    ]
     write_atomic(out / "compare.md", "\n".join(sections))
     console.message(f"written to {out}: compare.json, compare.md")
     return result
@@ -117,9 +121,9 @@ def _key(tally: Row) -> tuple[str, ...]:
     return tally["tier"], tally["id"], tally["answer"]
 
 
-def _difference_cells(result: Row) -> Cells:
+def _difference_cells(result: Row, ks: Sequence[int]) -> Cells:
     def rows(name: str, value: Callable[[float], str] = "{:.3f}".format) -> list[list[str]]:
-        return measure_cells({tier: numbers[name] for tier, numbers in result["tiers"].items()}, result["samples"], value)[1]
+        return measure_cells({tier: numbers[name] for tier, numbers in result["tiers"].items()}, result["samples"], ks, value)[1]
 
     found = zip(rows("a"), rows("b"), rows("difference", "{:+.3f}".format), strict=True)
     cells = [[tier, measure, first[2], second[2], difference, ends] for first, second, (tier, measure, difference, ends) in found]

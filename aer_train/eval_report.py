@@ -44,12 +44,12 @@ def eval_cells(result: Row) -> Cells:
     return header, rows
 
 
-def measure_cells(found: Row, samples: int, value: Callable[[float], str] = "{:.3f}".format) -> Cells:
-    """Return a row for each tier and measure, k = 1, 2, 4, ... and n: its value and its interval."""
+def measure_cells(found: Row, samples: int, ks: Sequence[int], value: Callable[[float], str] = "{:.3f}".format) -> Cells:
+    """Return a row for each tier and measure (accuracy, and pass@k and majority@k for k > 1 of `ks`): its value and its interval."""
     rows = []
     for tier, numbers in found.items():
         names: list[tuple[str, str | None]] = [("accuracy", None)]
-        names += [(curve, str(k)) for curve in CURVES if curve in numbers for k in shown_ks(samples)[1:]]
+        names += [(curve, str(k)) for curve in CURVES if curve in numbers for k in ks if k > 1]
         for name, k in names:
             number, ends = (numbers[key] if k is None else numbers[key][k] for key in (name, f"{name}_interval"))
             label = f"avg@{samples}" if k is None else name.replace("@k", f"@{k}")
@@ -81,7 +81,7 @@ def eval_markdown(result: Row) -> str:
             f"# {result['model']}\n",
             markdown(eval_title(result), eval_cells(result)),
             f"{NOTE}\n",
-            markdown("intervals", measure_cells(found, result["samples"])),
+            markdown("intervals", measure_cells(found, result["samples"], shown_ks(result["samples"]))),
             markdown("outcomes", (["tier", *outcomes], counts)),
             markdown("problems", (["set", *keys], origins)),
         ]
