@@ -221,6 +221,8 @@ def _eval(args: list[str]) -> int:
     if parsed.data is not None or parsed.suites is not None:
         chosen |= {"data": parsed.data, "suites": parsed.suites or ()}
     given = {name: value for name, value in chosen.items() if value is not None or name == "data"}
+    if parsed.data not in (None, settings.eval.data) and config.eval.revision == settings.eval.revision:
+        given["revision"] = None  # the settings' revision is that of their own data
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
     check_config(config)
     from aer_train.eval_run import evaluate_model

@@ -72,7 +72,8 @@ def settings(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
         "temperature": config.eval.temperature,
         "max_new_tokens": config.rollout.max_new_tokens,
         "seed": config.run.seed,
-        "reward": config.reward.kind,
+        "reward": f"{config.reward.kind}{' (lenient)' if config.reward.lenient else ''}",
+        "backend": config.rollout.backend,
         "data": [prompts.origin for prompts in sets],
     }
 
@@ -136,7 +137,7 @@ def tally(rows: Sequence[Row]) -> Row:
     return {
         "id": rows[0]["problem_id"],
         "tier": rows[0]["tier"],
-        "answer": rows[0]["answer"],
+        "answer": gold_answer(rows[0]["answer"])[:100],
         "correct": sum(row["outcome"] == "correct" for row in rows),
         "truncated": sum(not row["finished"] for row in rows),
         "tokens": sum(row["num_tokens"] for row in rows),
@@ -186,7 +187,7 @@ def _row(prompt: Prompt, sample: Sample, verdict: Verdict) -> Row:
         "sample": sample.index,
         "prompt": prompt.text,
         "response": sample.text,
-        "answer": gold_answer(prompt.answer)[:100],
+        "answer": prompt.answer,
         "extracted": verdict.extracted,
         "outcome": verdict.outcome,
         "reward": verdict.reward,

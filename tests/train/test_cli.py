@@ -7,6 +7,7 @@ import pytest
 
 from aer_kernels import __version__
 from aer_train.cli import main
+from aer_train.config import EvalConfig
 from aer_train.record import read_config, read_evals, read_metrics
 
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_train.jsonl"
@@ -39,6 +40,17 @@ def test_train_resume_eval_and_report(model_folder: Path, tmp_path: Path, capsys
     assert compared["tiers"]["all"]["difference"]["accuracy_interval"] == [0.0, 0.0]
     assert main(["report", str(run), "--out", str(tmp_path / "overlay")]) == 0
     assert (tmp_path / "overlay" / "report.html").is_file()
+
+
+def test_the_revision_of_a_run_is_not_that_of_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[EvalConfig] = []
+    monkeypatch.setattr("aer_train.eval_run.evaluate_model", lambda model, config, out: seen.append(config.eval))
+    (tmp_path / "config.toml").write_text('[eval]\ndata = "org/a"\nrevision = "abc"\nsuites = ["aime24"]')
+    for args in ([], ["--data", "org/a"], ["--data", "org/b"], ["--data", "org/b", "--eval.revision", "def"], ["--suites", "gsm8k"]):
+        assert main(["eval", "--model", "m", "--config", str(tmp_path / "config.toml"), *args]) == 0
+    assert [(e.data, e.revision, e.suites) for e in seen] == [
+        ("org/a", "abc", ("aime24",)), ("org/a", "abc", ()), ("org/b", None, ()), ("org/b", "def", ()), (None, "abc", ("gsm8k",)),
+    ]  # fmt: skip
 
 
 def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

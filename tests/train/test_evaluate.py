@@ -16,7 +16,7 @@ CONFIG = TrainConfig(eval=EvalConfig(samples=3), rollout=RolloutConfig(max_new_t
 
 
 def row(outcome: str = "wrong", extracted: str | None = None, tier: str = "easy", finished: bool = True) -> dict[str, object]:
-    found = {"tier": tier, "problem_id": "p", "answer": "2", "extracted": extracted, "outcome": outcome}
+    found = {"tier": tier, "problem_id": "p", "answer": "1 + 1 = 2\n#### 2", "extracted": extracted, "outcome": outcome}
     return found | {"reward": float(outcome == "correct"), "num_tokens": 5, "finished": finished}
 
 
