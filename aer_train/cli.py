@@ -24,10 +24,10 @@ from aer_train.settings import base_config, parse, read_config
 Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
 
 JOINT_COMMANDS = ("train", "eval")
-"""What several processes of torchrun do together; other commands run in the first one only."""
+"""What several processes of torchrun can do together."""
 
 GRACE_SECONDS = 3.0
-"""How long another process than the first waits with its error: when the first one has the same, torchrun ends this one meanwhile."""
+"""How long a process waits with an error that another one may have told first, whereupon torchrun ends this one."""
 
 USAGE = """usage: aer-train COMMAND [options]
 
@@ -63,20 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")  # a reward function may be in a module beside the configuration, as with python -m
     rank = dist.launched_rank()
-    if rank > 0:  # the first process speaks for all
-        if args[0] not in JOINT_COMMANDS:
-            return 0
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the first process speaks for all
     try:
         if args[0] not in commands:
             raise ValueError(f"command must be one of {', '.join(commands)}, got {args[0]!r}")
+        if dist.launched_world() > 1 and args[0] not in JOINT_COMMANDS:
+            raise ValueError(f"command must be {' or '.join(JOINT_COMMANDS)} under torchrun, got {args[0]!r}")
         return commands[args[0]](args[1:])
     except KeyboardInterrupt:
         if rank == 0:
             print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError, SyncError) as error:
-        if rank > 0:
+        if rank > 0 or isinstance(error, dist.RankLost):
             time.sleep(GRACE_SECONDS)
         print(f"{f'rank {rank} ' if rank else ''}error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

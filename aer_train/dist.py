@@ -19,6 +19,10 @@ from torch.distributed.rendezvous import rendezvous
 T = TypeVar("T")
 
 
+class RankLost(ConnectionError):
+    """Another process is gone, and so is the job."""
+
+
 def rank() -> int:
     """Return the number of this process, 0 .. world() - 1."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -93,12 +97,12 @@ def all_gather(value: T) -> list[T]:
     """Return the values (any that can be pickled) of all processes in the order of their ranks, everywhere the same list.
 
     Raises:
-        ConnectionError - another process has failed, or has not come within the time-out.
+        RankLost - another process has failed, or has not come within the time-out.
     """
     if world() == 1:
         return [value]
     found: list[Any] = [None] * world()
-    with _others_may_fail():
+    with others_may_fail():
         dist.all_gather_object(found, value)
     return found
 
@@ -113,7 +117,7 @@ def from_main(function: Callable[[], T]) -> T:
             outcome[0] = function()
         except Exception as error:
             outcome[1] = error
-    with _others_may_fail():
+    with others_may_fail():
         dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise outcome[1]
@@ -137,9 +141,11 @@ def check_same(name: str, value: Any) -> None:
 
 
 @contextmanager
-def _others_may_fail() -> Iterator[None]:
+def others_may_fail() -> Iterator[None]:
+    """Tell by RankLost that a collective inside has failed, which is hardly ever the fault of the process that finds out."""
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConnectionError(f"rank {rank()} has lost the others: one has failed, or took longer than run.timeout ({reason})") from error
+        if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+            raise
+        raise RankLost(f"another process has failed, or took longer than run.timeout: {str(error).strip().splitlines()[0]}") from error

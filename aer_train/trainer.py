@@ -84,7 +84,8 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         console.watch(config, read_metrics(run) if done else ())
         console.start(config.run.steps, done)
         try:
-            loop.run(recorder)
+            with dist.others_may_fail():
+                loop.run(recorder)
         except KeyboardInterrupt:
             console.message(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}")
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from aer_train import dist
 
 CPU = torch.device("cpu")
 TIMEOUT = 240.0
+PRELOAD = ["aer_train.trainer", "aer_train.eval_run", "torch.distributed.fsdp", "transformers.models.qwen2", "transformers.models.qwen3"]
+"""Imported once for all processes."""
 
 
 def free_port() -> int:
@@ -25,7 +28,8 @@ def free_port() -> int:
 
 def spawn(job: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
     """Run job(*args) on every rank, and return what each returned."""
-    mp.spawn(_worker, (job, world, free_port(), str(folder), args), nprocs=world)
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    mp.start_processes(_worker, (job, world, free_port(), str(folder), args), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

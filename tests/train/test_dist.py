@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import signal
@@ -18,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from aer_kernels import EntropyControlConfig
-from aer_train import checkpoint, dist
+from aer_train import checkpoint, cli, dist
 from aer_train.config import (
     EvalConfig,
     ModelConfig,
@@ -200,38 +202,32 @@ def torchrun(*args: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run_of(model_folder: Path, tmp_path: Path, steps: int) -> tuple[Path, Path]:
-    """The folder and the settings file of a run."""
-    run = tmp_path / "run"
-    config = config_of(model_folder, run, optim=OPTIM, run=RunConfig(out=str(run), steps=steps, threads=1, save_every=2))
-    (tmp_path / "settings.json").write_text(json.dumps(asdict(config)))
-    return run, tmp_path / "settings.json"
-
-
-def test_a_job_ends_with_the_rank_that_fails_and_goes_on_when_it_is_restarted(model_folder: Path, tmp_path: Path) -> None:
-    run, file = run_of(model_folder, tmp_path, steps=8)
+def test_a_job_fails_with_its_rank_is_restarted_and_interrupted(model_folder: Path, tmp_path: Path) -> None:
+    """The rank that fails says why; torchrun starts the job again, which goes on from its checkpoint, until an interrupt ends it."""
+    run, file = tmp_path / "run", tmp_path / "settings.json"
+    config = config_of(model_folder, run, optim=OPTIM, run=RunConfig(out=str(run), steps=100_000, threads=1, save_every=2))
+    file.write_text(json.dumps(asdict(config)))
     (tmp_path / "broken.py").write_text(BROKEN)
-    _, err = (job := torchrun("--max-restarts", "1", tmp_path / "broken.py", "train", "--config", file)).communicate(timeout=200)
-    assert err.count("rank 1 error: broken on purpose") == 1 and job.returncode == 0, err
-    assert [row["step"] for row in read_metrics(run)] == list(range(1, 9)) and checkpoint.latest(run).name == "step_000008"
-
-
-def test_an_interrupted_job_says_how_to_go_on(model_folder: Path, tmp_path: Path) -> None:
-    run, file = run_of(model_folder, tmp_path, steps=100_000)
-    job, deadline = torchrun("-m", "aer_train", "train", "--config", file), time.monotonic() + 100
-    while not (checkpoint.latest(run) or time.monotonic() > deadline):
+    job, deadline = torchrun("--max-restarts", "1", tmp_path / "broken.py", "train", "--config", file), time.monotonic() + 200
+    while job.poll() is None and time.monotonic() < deadline and not ((last := checkpoint.latest(run)) and last.name >= "step_000010"):
         time.sleep(0.05)
     job.send_signal(signal.SIGINT)
     out, err = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert out.count(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}") == 1
-    assert err.count("interrupted\n") == 1
+    assert err.count("rank 1 error: broken on purpose") == 1 and "rank0" not in err, err
+    assert out.count(f"interrupted; go on from the last checkpoint with: aer-train train --resume {run}") == 1 == err.count("interrupted\n")
     done = int(checkpoint.latest(run).name.removeprefix("step_"))
-    config = read_config(run / "config.json")
+    assert done >= 10, "the broken job reached step 6"
     train(replace(config, run=replace(config.run, steps=done + 1)), resume=True)
     assert [row["step"] for row in read_metrics(run)] == list(range(1, done + 2)), "one process goes on"
 
 
-def test_the_first_rank_speaks_for_all(tmp_path: Path) -> None:
-    _, err = torchrun("-m", "aer_train", "train", "--run.steps", "0").communicate(timeout=120)
-    assert err.count("error: run.steps must be >= 1, got 0") == 1 and "rank 1" not in err
+def test_the_first_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "GRACE_SECONDS", 0.0)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, told in (("0", "error"), ("1", "rank 1 error")):
+        monkeypatch.setenv("RANK", rank)
+        with contextlib.redirect_stdout(io.StringIO()):  # the other rank's goes nowhere
+            assert cli.main(["train", "--run.steps", "0"]) == 2 == cli.main(["doctor"])
+        expected = "run.steps must be >= 1, got 0", "command must be train or eval under torchrun, got 'doctor'"
+        assert capsys.readouterr().err == "".join(f"{told}: {line}\n" for line in expected)
