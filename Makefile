@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 PROFILE ?= cpu
+MATRIX ?= compare
 
-.PHONY: demo test test-vllm bench lint clean
+.PHONY: demo test test-vllm bench study lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/aer-train demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -20,6 +21,9 @@ test-vllm: $(VENV)-vllm/.ready  # vLLM's CPU build in an environment of its own 
 
 bench: $(VENV)/.bench  # beside the peers that install here; on a GPU: PROFILE=gpu
 	$(BIN)/python -m benchmarks --profile $(PROFILE) --out runs/bench-$$(date +%Y%m%d-%H%M%S)
+
+study: $(VENV)/.dev  # hours on two cores; interrupted, it goes on; MATRIX=quick takes minutes
+	$(BIN)/python -m study $(MATRIX) --out runs/study-$(MATRIX)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -74,14 +74,19 @@ class HFRollout:
         growing = Growing(self.policy, [encoded[prompt] for prompt, _ in places], uniforms, temperature)
         while len(growing.rows):
             rows, tokens, logprobs = growing.until_some_end()
-            yield [self._sample(encoded, places[row], t, p) for row, t, p in zip(rows, tokens, logprobs, strict=True)]
+            yield self._samples(encoded, [places[row] for row in rows], tokens, logprobs)
 
-    def _sample(self, encoded: dict[int, list[int]], place: tuple[int, int], tokens: list[int], logprobs: list[float]) -> Sample:
-        end = next((position for position, token in enumerate(tokens) if token in self.policy.eos_ids), None)
-        length = len(tokens) if end is None else end + 1
-        text = self.policy.tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        finished = end is not None
-        return Sample(*place, encoded[place[0]], tokens[:length], logprobs[:length], text, finished=finished, version=self.version)
+    def _samples(
+        self, encoded: dict[int, list[int]], places: list[tuple[int, int]], tokens: list[list[int]], logprobs: list[list[float]]
+    ) -> list[Sample]:
+        """Responses cut after their end-of-sequence token."""
+        ends = [next((position for position, token in enumerate(row) if token in self.policy.eos_ids), None) for row in tokens]
+        tokens = [row if end is None else row[: end + 1] for row, end in zip(tokens, ends, strict=True)]
+        texts = self.policy.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            Sample(*place, encoded[place[0]], row, found[: len(row)], text, finished=end is not None, version=self.version)
+            for place, row, found, text, end in zip(places, tokens, logprobs, texts, ends, strict=True)
+        ]
 
 
 class Growing:

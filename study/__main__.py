@@ -1,0 +1,64 @@
+"""`python -m study MATRIX --out DIR` runs what is missing of a matrix of study.toml, and writes DIR/records.jsonl, tables and figures.
+
+`python -m study page` writes the tables and figures of docs/study.md from study/results/MATRIX.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from study.config import CONFIG, Study
+from study.jobs import run_matrix
+from study.page import write_figures, write_page
+from study.records import read_records, write_records
+from study.tables import control_table, outcome_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 1 when a run failed, 2 for a user error, 130 when interrupted."""
+    options = _parse(arguments)
+    try:
+        if options.matrix == "page":
+            write_page()
+            return 0
+        return _run(options)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from what {options.out} holds", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    study = Study.read(options.config)
+    matrix = study.matrix(options.matrix, options.seeds)
+    if options.out is None:
+        raise ValueError("--out must name a folder for the runs, got none")
+    failed = run_matrix(study, matrix, options.out, options.cache, options.workers)
+    records = read_records(options.out)
+    write_records(records, options.out / "records.jsonl")
+    tables = {"control.md": control_table(records)} | {f"{split}.md": outcome_table(records, split) for split in matrix.splits}
+    for name, text in tables.items():
+        (options.out / name).write_text(text, encoding="utf-8")
+        print(f"\n{name}\n{text}")
+    write_figures(records, options.out, matrix.name)
+    return 1 if failed else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
+    parser.add_argument("matrix", help="a table of [matrices] in the configuration file, or page")
+    parser.add_argument("--out", type=Path, help="folder for the runs; finished ones are kept, cut-off ones go on")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--cache", type=Path, default=Path("runs/policies"), help="folder of the warm-started policies")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side, one thread each")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the file")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

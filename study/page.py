@@ -1,0 +1,58 @@
+"""docs/study.md: prose by hand, tables and figures from the committed records.
+
+A table stands between `<!-- table: MATRIX KIND -->` and `<!-- end -->`; `python -m study page` writes it anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from study import plots
+from study.records import Record, read_records
+from study.tables import best_method, control_table, outcome_table, paired_table
+
+ROOT = Path(__file__).parents[1]
+PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
+FIGURES = ROOT / "docs" / "study"
+
+_BLOCK = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(records: Sequence[Record], kind: str) -> str:
+    """Return a table in Markdown.
+
+    Args:
+        kind: control, outcomes, against_grpo, or against_fixed (the fixed coefficient that is best on validation over all runs).
+    """
+    if kind == "control":
+        return control_table(records)
+    if kind == "outcomes":
+        return outcome_table(records, "test")
+    other = {"against_grpo": "grpo", "against_fixed": ""}[kind] or best_method(records, "fixed")
+    return paired_table(records, "test", other)
+
+
+def written(page: str, results: Path = RESULTS) -> str:
+    """Return the page with every table made anew from `results`/MATRIX.jsonl."""
+
+    def replace(match: re.Match[str]) -> str:
+        return match[1] + table(read_records(results / f"{match[2]}.jsonl"), match[3]) + match[4]
+
+    return _BLOCK.sub(replace, page)
+
+
+def write_page() -> None:
+    """Write the tables of the page and the figures beside it."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        write_figures(read_records(path), FIGURES, path.stem)
+
+
+def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
+    """Write NAME_control.png and, where runs were evaluated, NAME_outcomes.png."""
+    plots.step_responses(records, folder / f"{name}_control.png")
+    splits = [split for split in ("test", "validation") if all(split in r["right"] for r in records if r["diverged"] is None)]
+    if splits:
+        plots.outcomes(records, splits[0], folder / f"{name}_outcomes.png")

@@ -1,0 +1,29 @@
+"""The warm-started policies: made once for each setting, then kept in a cache folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aer_train.record import write_atomic
+from aer_train.tasks import warmup
+from study.config import Tree
+
+REPORT = "warmup.json"
+"""In a policy's folder: what it does at the start."""
+
+
+def policy_folder(cache: Path, setting: Tree) -> Path:
+    """Where the policy of a setting is kept."""
+    return cache / f"{setting['task']}-{setting['size']}-seed{setting.get('policy_seed', 0)}"
+
+
+def prepare(cache: Path, setting: Tree) -> Path:
+    """Make the policy of a setting unless it is there, and return its folder; `REPORT` in it holds its numbers on validation."""
+    folder = policy_folder(cache, setting)
+    steps = setting.get("warmup_steps")
+    if not folder.exists():
+        warmup.warm_up(folder, setting["task"], setting["size"], setting.get("policy_seed", 0), None if steps is None else tuple(steps))
+    if not (folder / REPORT).exists():
+        write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"]), indent=2))
+    return folder

@@ -1,0 +1,69 @@
+"""Means with 95 % intervals over seeds, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mpmath
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with the half-width of its interval; NaN from a single value."""
+
+    mean: float
+    half_width: float
+    count: int
+    p_value: float
+    """Two-sided, of the hypothesis that the mean is 0; NaN from a single value."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        return abs(self.mean) > self.half_width
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return the mean of independent values with Student's t interval at LEVEL.
+
+    Args:
+        values: at least one.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count < 2:
+        return Estimate(mean, math.nan, count, math.nan)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    error = deviation / math.sqrt(count)
+    if error == 0:
+        return Estimate(mean, 0.0, count, 1.0 if mean == 0 else 0.0)
+    return Estimate(mean, t_quantile(0.5 + LEVEL / 2, count - 1) * error, count, 2 * (1 - t_cdf(abs(mean) / error, count - 1)))
+
+
+def paired(ours: dict[object, float], theirs: dict[object, float]) -> Estimate:
+    """Return the estimate of ours - theirs over the places (setting, seed, ...) that both have.
+
+    Raises:
+        ValueError - they have none in common.
+    """
+    common = [place for place in ours if place in theirs]
+    if not common:
+        raise ValueError("methods must have runs at the same places to be compared, got none")
+    return estimate([ours[place] - theirs[place] for place in common])
+
+
+def t_cdf(t: float, freedom: int) -> float:
+    """Distribution function of Student's t for t >= 0."""
+    return 1 - float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True)) / 2
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t for a probability above 1/2."""
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_cdf(middle, freedom) < probability else (low, middle)
+    return high

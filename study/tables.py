@@ -1,0 +1,125 @@
+"""Markdown tables, from records alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from study.control import response_of
+from study.held_out import pass_at
+from study.records import Record
+from study.statistics import Estimate, estimate, paired
+
+MEASURES = {
+    "hard pass@1": ("hard", 1),
+    "hard pass@16": ("hard", 16),
+    "hard pass@64": ("hard", 64),
+    "easy pass@1": ("easy", 1),
+    "easy pass@16": ("easy", 16),
+}
+"""Column: (tier, k). A k above the number of samples is that number."""
+
+LAST = 20
+"""Steps at the end of a run over which entropy and coefficient are averaged."""
+
+
+def control_table(records: Sequence[Record]) -> str:
+    """How each method with a target held it: one row a method and setting, and one over all settings."""
+    records = [record for record in records if record["target"] is not None]
+    lines = [
+        "| controller | setting | runs held | in band: mean, least | largest / H* | smallest / H* | steps to the band | last coefficient |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in _unique(records, "method"):
+        ours = [record for record in records if record["method"] == method]
+        for label, members in [("all", ours), *_by_place(ours).items()]:
+            found = [response_of(record) for record in members]
+            reached = sorted(r.reached for r in found if r.reached is not None)
+            shares = [r.in_band for r in found]
+            lines.append(
+                f"| {method} | {label} | {sum(r.held for r in found)} of {len(found)} | {_mean(shares):.2f}, {min(shares):.2f} "
+                f"| {max(r.largest for r in found):.2f} | {min(r.smallest for r in found):.2f} "
+                f"| {reached[len(reached) // 2] if reached else '-'} | {_mean([end(record, 'coef') for record in members]):.3g} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def outcome_table(records: Sequence[Record], split: str) -> str:
+    """Accuracy of the last policies by method, mean and 95 % interval over all runs."""
+    lines = [f"| method | runs | {' | '.join(MEASURES)} | entropy kept |", "|---" * (len(MEASURES) + 3) + "|"]
+    for method in _unique(records, "method"):
+        ours = [record for record in records if record["method"] == method]
+        cells = [shown(estimate([measure(record, split, name) for record in ours])) for name in MEASURES]
+        kept = shown(estimate([end(record, "entropy") / record["curves"]["entropy"][0] for record in ours]))
+        lines.append(f"| {method} | {len(ours)} | {' | '.join(cells)} | {kept} |")
+    return "\n".join(lines) + "\n"
+
+
+def paired_table(records: Sequence[Record], split: str, other: str) -> str:
+    """Difference of every method to `other` over the runs at the same place: setting, hard share, learning rate and seed."""
+    lines = [f"| method - {other} | pairs | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 2) + "|"]
+    for method in _unique(records, "method"):
+        if method == other:
+            continue
+        found = [difference(records, split, name, method, other) for name in MEASURES]
+        cells = [f"{shown(d, signed=True)}{'**' if d.excludes_zero else ''}" for d in found]
+        lines.append(f"| {method} | {found[0].count} | {' | '.join(('**' if c.endswith('**') else '') + c for c in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(records: Sequence[Record], split: str, name: str, ours: str, theirs: str) -> Estimate:
+    """Return the paired estimate of a measure between two methods."""
+
+    def at(method: str) -> dict[object, float]:
+        return {place(record): measure(record, split, name) for record in records if record["method"] == method}
+
+    return paired(at(ours), at(theirs))
+
+
+def best_method(records: Sequence[Record], prefix: str, name: str = "hard pass@1") -> str:
+    """Return the method whose name starts with `prefix` that is best on validation, over all of its runs."""
+    methods = [method for method in _unique(records, "method") if method.startswith(prefix)]
+    if not methods:
+        raise ValueError(f"records must have a method whose name starts with {prefix!r}, got {', '.join(_unique(records, 'method'))}")
+    mean = {m: _mean([measure(r, "validation", name) for r in records if r["method"] == m]) for m in methods}
+    return max(methods, key=lambda method: mean[method])
+
+
+def measure(record: Record, split: str, name: str) -> float:
+    """Return a number of the last policy; a run that diverged solves nothing."""
+    tier, k = MEASURES[name]
+    if record["diverged"] is not None:
+        return 0.0
+    return pass_at(record["right"][split][tier], record["samples"], min(k, record["samples"]))
+
+
+def end(record: Record, curve: str) -> float:
+    """Return the mean of a curve over its last steps."""
+    return _mean(record["curves"][curve][-LAST:])
+
+
+def place(record: Record) -> tuple[Any, ...]:
+    """Return what two runs must share to be compared."""
+    return record["setting"], record["hard_share"], record["lr_scale"], record["seed"]
+
+
+def shown(value: Estimate, signed: bool = False) -> str:
+    """Return `mean ± half-width` in three decimals."""
+    mean = f"{value.mean:+.3f}" if signed else f"{value.mean:.3f}"
+    return mean if math.isnan(value.half_width) else f"{mean} ± {value.half_width:.3f}"
+
+
+def _by_place(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(f"{record['setting']}, {record['hard_share']:g} hard, lr x {record['lr_scale']:g}", []).append(record)
+    return found
+
+
+def _unique(records: Sequence[Record], key: str) -> list[str]:
+    return list(dict.fromkeys(record[key] for record in records))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,167 @@
+"""The study: from one file to runs, from runs to records, from records to tables and figures."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from study import __main__ as command
+from study.config import Job, Study, merge
+from study.control import response, response_of, trailing_mean
+from study.held_out import pass_at
+from study.jobs import run_job, run_matrix
+from study.policies import policy_folder, prepare
+from study.records import DONE, read_records, write_records
+from study.statistics import estimate, paired, t_cdf, t_quantile
+from study.tables import best_method, control_table, difference, outcome_table, paired_table
+
+QUICK = """
+[tasks.tiny]
+task = "countdown"
+size = "small"
+lr = 1e-3
+warmup_steps = [2, 1]
+[tasks.tiny.settings]
+rollout = {group_size = 2, max_new_tokens = 6}
+optim = {prompts_per_step = 4, warmup_steps = 0}
+
+[methods.grpo]
+entropy = {kind = "off"}
+[methods.aer]
+entropy = {kind = "aer", tau = 0.7}
+[methods.broken]
+optim = {grad_clip = 1e30, betas = [0.0, 0.0]}
+entropy = {kind = "fixed", coef = 1e30}
+
+[matrices.quick]
+tasks = ["tiny"]
+methods = ["grpo", "aer"]
+hard_shares = [0.5]
+lr_scales = [2.0]
+seeds = [0]
+steps = 3
+samples = 2
+eval_limit = 4
+splits = ["validation", "test"]
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "study.toml").write_text(QUICK)
+    return Study.read(tmp_path / "study.toml")
+
+
+def record(method, seed, hard, easy, target=1.0, entropy=(2.0, 1.0, 1.0), diverged=None, setting="tiny"):
+    """A record whose runs had 4 samples of 2 prompts of each tier; `hard` and `easy` are right samples."""
+    right = {"hard": list(hard), "easy": list(easy)}
+    return {
+        "setting": setting, "method": method, "hard_share": 0.5, "lr_scale": 1.0, "seed": seed, "steps": len(entropy), "diverged": diverged, "target": target,
+        "samples": 4, "right": {"validation": right, "test": right}, "curves": {"entropy": list(entropy), "coef": [0.1] * len(entropy)},
+    }  # fmt: skip
+
+
+def test_a_job_becomes_a_configuration(study, tmp_path):
+    matrix = study.matrix("quick", seeds=[3, 5])
+    assert [(job.method, job.seed) for job in matrix.jobs] == [("grpo", 3), ("aer", 3), ("grpo", 5), ("aer", 5)]
+    config = study.train_config(matrix, matrix.jobs[1], tmp_path / "run", tmp_path / "policy")
+    assert (config.entropy.kind, config.entropy.tau, config.optim.lr, config.optim.prompts_per_step) == ("aer", 0.7, 2e-3, 4)
+    assert (config.data.train, config.reward.kind, config.run.seed, config.run.steps) == ("builtin:countdown:0.5", "countdown", 3, 3)
+    assert str(matrix.jobs[1].folder) == "tiny-hard0.5-lr2/aer/seed3"
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+
+
+def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
+    """Two runs in a process of their own; what has a record is not run again; a lost record is made again with the same numbers."""
+    matrix, out, cache = study.matrix("quick"), tmp_path / "out", tmp_path / "policies"
+    assert run_matrix(study, matrix, out, cache, workers=1) == []
+    records = read_records(out)
+    assert [r["method"] for r in records] == ["aer", "grpo"]
+    aer, grpo = records
+    assert len(aer["curves"]["entropy"]) == 3 and aer["curves"]["entropy"][0] == grpo["curves"]["entropy"][0]
+    assert aer["target"] == pytest.approx(0.7 * aer["curves"]["entropy"][0], rel=1e-3) and grpo["target"] is None
+    assert {split: {tier: len(counts) for tier, counts in tiers.items()} for split, tiers in aer["right"].items()} == {
+        "validation": {"easy": 2, "hard": 2},
+        "test": {"easy": 2, "hard": 2},
+    }
+    (lost,) = [path for path in out.rglob(DONE) if path.parts[-3] == "aer"]
+    lost.unlink()
+    assert run_matrix(study, replace(matrix, jobs=matrix.jobs[:1]), out, cache, workers=1) == [] and not lost.exists(), "nothing to do"
+    job = matrix.jobs[1]
+    run_job(job, study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.tasks["tiny"])), matrix)
+    again = json.loads(lost.read_text())
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in aer.items() if k != "seconds"}
+
+
+def test_statistics():
+    """Quantiles of Student's t from printed tables; a mean by hand: 1, 2, 3 have deviation 1."""
+    assert [t_quantile(0.975, f) for f in (1, 4, 30)] == pytest.approx([12.706, 2.776, 2.042], abs=5e-4)
+    assert t_cdf(2.776445, 4) == pytest.approx(0.975, abs=1e-6)
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.half_width) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-5) and not found.excludes_zero
+    assert found.p_value == pytest.approx(2 * (1 - t_cdf(2 * math.sqrt(3), 2)))
+    assert paired({"a": 1.0, "b": 2.1, "c": 9.0}, {"a": 0.0, "b": 1.0}).mean == pytest.approx(1.05)
+    assert estimate([0.3, 0.3]).half_width == 0.0 and math.isnan(estimate([0.3]).half_width)
+    with pytest.raises(ValueError, match="must have runs at the same places"):
+        paired({"a": 1.0}, {"b": 1.0})
+
+
+def test_step_response():
+    """Target 1: the trailing mean of 5 is 2.0, 1.5, 1.2 (in), 1.1, 1.04, 0.9, then 0.74, 0.66: 4 of 6 steps in the band."""
+    curve = [2.0, 1.0, 0.6, 0.8, 0.8, 1.3, 0.2, 0.2]
+    assert trailing_mean(curve) == pytest.approx([2.0, 1.5, 1.2, 1.1, 1.04, 0.9, 0.74, 0.66])
+    found = response(curve, 1.0)
+    assert (found.reached, found.in_band) == (3, pytest.approx(4 / 6))
+    assert (found.largest, found.smallest) == pytest.approx((1.2, 0.66)) and not found.held
+    assert response([1.0] * 10, 1.0).held and response([3.0] * 10, 1.0).reached is None
+    assert not response([1.0] * 20 + [3.0] * 4, 1.0).held, "in the band for long enough, but it overshoots"
+    assert response_of(record("aer", 0, [0, 0], [4, 4], diverged="loss must be finite, got nan at step 3")).held is False
+
+
+def test_tables_from_records():
+    """Hard pass@1: GRPO 0, 0.25 and AER 0.5, 1.0, so that the paired difference is 0.625 +- 12.706 * 0.125."""
+    records = [
+        record("grpo", 0, [0, 0], [4, 4]), record("grpo", 1, [1, 1], [4, 4]),
+        record("aer", 0, [2, 2], [4, 4]), record("aer", 1, [4, 4], [4, 4]),
+        record("fixed03", 0, [1, 1], [4, 4]), record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
+    ]  # fmt: skip
+    found = difference(records, "test", "hard pass@1", "aer", "grpo")
+    assert (found.mean, found.half_width, found.count) == (pytest.approx(0.625), pytest.approx(12.7062 * 0.125, rel=1e-4), 2)
+    assert best_method(records, "fixed") == "fixed03", "a run that diverged solves nothing"
+    assert "| aer | 2 | 0.750 ± 3.177 |" in outcome_table(records, "test")
+    assert "| aer | 2 | +0.625 ± 1.588 |" in paired_table(records, "test", "grpo")
+    held = control_table([record("aer", s, [0, 0], [0, 0], entropy=[2.0] + [1.0] * 30) for s in range(3)])
+    assert "| aer | all | 3 of 3 | 1.00, 1.00 |" in held
+    assert pass_at([1, 0], samples=4, k=2) == pytest.approx(0.25)
+
+
+def test_records_survive_a_file(tmp_path):
+    records = [record("grpo", 0, [0, 0], [4, 4])]
+    write_records(records, tmp_path / "raw" / "study.jsonl")
+    assert read_records(tmp_path / "raw" / "study.jsonl") == json.loads(json.dumps(records))
+    with pytest.raises(ValueError, match="must hold at least one finished run"):
+        read_records(tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("[matrices.quick]", "[matrices.other]"), "matrix must name one of other, got 'quick'"),
+        (('methods = ["grpo", "aer"]', 'methods = ["ppo"]'), "methods must name one of grpo, aer, broken, got 'ppo'"),
+        (("[methods.grpo]", "[methods.grpo"), "must hold the tables tasks, methods and matrices, got"),
+    ],
+)
+def test_bad_files(tmp_path, capsys, change, message):
+    (tmp_path / "bad.toml").write_text(QUICK.replace(*change))
+    assert command.main(["quick", "--out", str(tmp_path / "out"), "--config", str(tmp_path / "bad.toml")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_is_a_result(study, tmp_path):
+    job = Job("tiny", "broken", 0.5, 1.0, 0)
+    policy = prepare(tmp_path / "policies", study.tasks["tiny"])
+    run_job(job, study.train_config(study.matrix("quick"), job, tmp_path / "run", policy), study.matrix("quick"))
+    found = json.loads((tmp_path / "run" / DONE).read_text())
+    assert "must be finite" in found["diverged"] and found["right"] == {}
