@@ -87,7 +87,8 @@ def _check_vllm(config: TrainConfig) -> None:
     for url in vllm.urls:
         _check("vllm.urls", url, url.startswith(("http://", "https://")), "each start with http:// or https://")
     _check("vllm.port", port, port is None or 0 < port < 65536, "be in [1, 65535] or None")
-    _check("vllm.start_timeout", vllm.start_timeout, vllm.start_timeout > 0, "be > 0")
+    for name in ("start_timeout", "request_timeout"):
+        _check(f"vllm.{name}", getattr(vllm, name), getattr(vllm, name) > 0, "be > 0")
     _check("vllm.weight_transfer", vllm.weight_transfer, vllm.weight_transfer != "ipc" or not vllm.urls, "not be ipc for vllm.urls")
     for arg in vllm.engine_args:
         _check("vllm.engine_args", arg, arg.partition("=")[0].isidentifier() and "=" in arg, "each be name=value")

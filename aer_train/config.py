@@ -100,6 +100,8 @@ class VLLMConfig:
     """Of the server that is started; None takes a free one."""
     start_timeout: float = 900.0
     """Seconds within which a server must answer."""
+    request_timeout: float = 1800.0
+    """Seconds within which a server must have answered a request for a response."""
     weight_transfer: Literal["auto", "ipc", "nccl", "disk"] = "auto"
     """How a server gets the weights. ipc: over the memory of the GPUs that it shares with the trainer. nccl: over the network between
     GPUs. disk: over a folder that both see. auto: disk on a CPU, ipc for a server that is started, nccl for urls."""

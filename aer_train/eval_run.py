@@ -110,7 +110,7 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
         reward = config.reward
         verifier = stack.enter_context(Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient))
         tell_unreadable(verifier, sets, console.message)
-        rollout = make_rollout(config, policy, [prompt for prompts in sets for prompt in prompts.prompts])
+        rollout = make_rollout(config, policy, [prompt for prompts in sets for prompt in prompts.prompts], out, console.message)
         stack.callback(rollout.close)
         rollout.sync(0)
         console.start(total, done, "eval")

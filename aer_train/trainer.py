@@ -108,7 +108,7 @@ class Loop:
     def __init__(self, config: TrainConfig, policy: Policy, verifier: Verifier, console: Console) -> None:
         self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
         self._load_data()
-        self.rollout = make_rollout(config, policy, self.prompts)
+        self.rollout = make_rollout(config, policy, self.prompts, Path(config.run.out), console.message)
         self.controller = AdaptiveEntropyController(config.entropy)
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)

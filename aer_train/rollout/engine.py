@@ -52,8 +52,8 @@ class Engine(Protocol):
     def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
         """Answer all requests, and yield the answers as they come."""
 
-    def score(self, sequences: list[list[int]]) -> list[list[float]]:
-        """Return the log-probs (nats, temperature 1) of every token but the first of each sequence."""
+    def score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
+        """Return the log-probs (nats, temperature 1) of every token but the first of each sequence, by each copy of the model in reach."""
 
     def release(self) -> None:
         """Give the GPU's memory to training until `update`."""

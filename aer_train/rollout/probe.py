@@ -58,27 +58,31 @@ class Probe:
             if len(text) > 1 and sum(map(len, self.sequences)) < NUM_TOKENS:
                 self.sequences.append(text)
         self._before: tuple[Tensor, Tensor] | None = None
+        """Log-probs of the trainer (tokens,) and of the copies of the engine (copies, tokens)."""
 
-    def check(self, score: Callable[[list[list[int]]], list[list[float]]], version: int) -> dict[str, float | None]:
+    def check(self, score: Callable[[list[list[int]]], list[list[list[float]]]], version: int) -> dict[str, float | None]:
         """Compare both sides; all training processes must call it together.
 
         Args:
-            score: log-probs (nats, temperature 1) of all tokens but the first of each sequence, by the engine.
+            score: of every copy of the engine that this process can reach, the log-probs (nats, temperature 1) of all tokens but the
+                first of each sequence.
             version: for the message.
         Returns:
             rollout/probe_mean and _max: of |difference|, nats. rollout/probe_moved and _followed: by how much (mean, nats) the log-probs of
-            the trainer and of the engine have moved, None the first time.
+            the trainer and of the engine have moved, None the first time. Of several copies always the worst.
         Raises:
-            SyncError - the engine does not have the policy's weights; on every process, if on one.
+            SyncError - a copy does not have the policy's weights; on every process.
         """
         trainer = self._trainer()
-        engine = torch.tensor([value for row in score(self.sequences) for value in row], dtype=torch.float64)
+        copies = [copy for part in dist.all_gather(score(self.sequences)) for copy in part]
+        engine = torch.tensor([[value for text in copy for value in text] for copy in copies], dtype=torch.float64)
         difference = (engine - trainer).abs()
-        moved, followed = (
-            (None, None) if self._before is None else (_distance(trainer, self._before[0]), _distance(engine, self._before[1]))
-        )
+        moved, followed = None, None
+        if self._before is not None:
+            moved = (trainer - self._before[0]).abs().mean().item()
+            followed = (engine - self._before[1]).abs().mean(1).min().item()
         found = {
-            "rollout/probe_mean": difference.mean().item(),
+            "rollout/probe_mean": difference.mean(1).max().item(),
             "rollout/probe_max": difference.max().item(),
             "rollout/probe_moved": moved,
             "rollout/probe_followed": followed,
@@ -92,17 +96,17 @@ class Probe:
 
     def _problem(self, found: dict[str, float | None], version: int) -> str | None:
         mean, most, moved, followed = found.values()
+        if moved is not None and followed is not None and moved > MOVED * self.tolerance and followed < FOLLOWED * moved:
+            return (
+                f"vLLM still has older weights after step {version}: the trainer's log-probs of fixed texts have moved by {moved:.3g} nats "
+                f"on average, vLLM's by {followed:.3g}. {WAYS_OUT}"
+            )
         if not (mean is not None and mean <= self.tolerance):  # NaN is not
             return (
                 f"vLLM does not have the policy's weights after step {version}: its log-probs of fixed texts differ from the trainer's by "
                 f"{mean:.3g} nats on average ({most:.3g} at most), vllm.probe_tolerance is {self.tolerance:g}. Was rollout/probe_mean near "
                 "this from the start? Then it is this model's rounding: raise vllm.probe_tolerance. If not, weights did not arrive: "
                 f"{WAYS_OUT}"
-            )
-        if moved is not None and followed is not None and moved > MOVED * self.tolerance and followed < FOLLOWED * moved:
-            return (
-                f"vLLM still has older weights after step {version}: the trainer's log-probs of fixed texts have moved by {moved:.3g} nats "
-                f"on average, vLLM's by {followed:.3g}. {WAYS_OUT}"
             )
         return None
 
@@ -123,7 +127,3 @@ class Probe:
             logprobs, _ = measure(self.policy, micro, temperature=1.0)
             rows |= dict(zip(micro.rows, logprobs.double().cpu(), strict=True))
         return torch.cat([rows[row][: len(text) - 1] for row, text in enumerate(self.sequences)])
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return (a - b).abs().mean().item()

@@ -17,6 +17,7 @@ from aer_train import dist
 from aer_train.config import TrainConfig
 from aer_train.model import Policy, model_source
 from aer_train.rollout.engine import SCORING, Completion, Request
+from aer_train.rollout.protocol import SyncError
 from aer_train.sharding import full_named_tensors
 
 WORKER = "aer_train.rollout.vllm_worker.PolicyWeights"
@@ -62,12 +63,14 @@ class LocalEngine:
         for part in self._run([request.tokens for request in requests], [request.sampling for request in requests]):
             yield [_completion(place, output.outputs[0]) for place, output in part]
 
-    def score(self, sequences: list[list[int]]) -> list[list[float]]:
-        """Return the log-probs (nats, temperature 1) of every token but the first of each sequence."""
+    def score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
+        """Return the log-probs (nats, temperature 1) of every token but the first of each sequence, by this one copy."""
         answers = dict(answer for part in self._run(sequences, [SCORING] * len(sequences)) for answer in part)
         return [
-            [found[token].logprob for token, found in zip(text[1:], answers[place].prompt_logprobs[1:], strict=True)]
-            for place, text in enumerate(sequences)
+            [
+                [found[token].logprob for token, found in zip(text[1:], answers[place].prompt_logprobs[1:], strict=True)]
+                for place, text in enumerate(sequences)
+            ]
         ]
 
     def release(self) -> None:
@@ -86,7 +89,8 @@ class LocalEngine:
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():
+            raise SyncError("vLLM must have no request in progress while its weights are replaced, got some")
 
     def close(self) -> None:
         """Stop the engine. It takes the process group of torch.distributed down with it: nothing can be said to other processes after."""

@@ -62,9 +62,9 @@ class FakeEngine:
     def logprobs(self, tokens: list[int]) -> torch.Tensor:
         return torch.log_softmax(self.model(torch.tensor([tokens])).logits[0], -1)
 
-    def score(self, sequences: list[list[int]]) -> list[list[float]]:
+    def score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
         self.calls.append("score")
-        return [self.logprobs(s)[range(len(s) - 1), s[1:]].tolist() for s in sequences]
+        return [[self.logprobs(s)[range(len(s) - 1), s[1:]].tolist() for s in sequences]]
 
     def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
         self.requests = list(requests)
@@ -220,10 +220,24 @@ def test_rounding_is_no_alarm(policy: Policy) -> None:
     """A policy that stands still, or moves less than can be told from rounding, beside an engine with noise of its own."""
     rollout, noise = make(policy, tolerance=0.05), torch.Generator().manual_seed(0)
     exact = rollout.engine.score
-    rollout.engine.score = lambda s: [[x + 0.015 * float(torch.randn(1, generator=noise)) for x in row] for row in exact(s)]
+    rollout.engine.score = lambda s: [[[x + 0.015 * float(torch.randn(1, generator=noise)) for x in row] for row in exact(s)[0]]]
     for version in range(30):
         assert rollout.sync(version)["rollout/probe_mean"] < 0.03
         move(policy, 1e-6 if version % 2 else 0.0)
+
+
+def test_the_worst_of_several_copies_counts(policy: Policy) -> None:
+    """One copy that has missed an update, among others that have not."""
+    rollout = make(policy)
+    rollout.sync(0)
+    one, stale = rollout.engine.score, rollout.engine.score(rollout.probe.sequences)[0]
+    rollout.engine.score = lambda s: one(s) * 3
+    rollout.probe._before = None
+    rollout.sync(0)
+    move(policy, 1e-5)
+    rollout.engine.score = lambda s: [*one(s), stale, *one(s)]
+    with pytest.raises(SyncError, match="vLLM still has older weights after step 1"):
+        rollout.sync(1)
 
 
 def test_probe_texts(policy: Policy) -> None:
@@ -288,7 +302,7 @@ def test_missing_vllm_is_told_before_anything_is_written(
 def test_a_failed_sync_is_told_in_one_line(
     config_of_a_run: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(config: TrainConfig, policy: Policy, prompts: Sequence[Prompt]) -> EngineRollout:
+    def broken(config: TrainConfig, policy: Policy, prompts: Sequence[Prompt], *_: Any) -> EngineRollout:
         rollout = EngineRollout(policy, config.rollout, FakeEngine(policy), Probe(policy, prompts))
         rollout.engine.arrives = lambda name: False
         return rollout
@@ -310,6 +324,6 @@ def config_of_a_run(model_folder: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def test_the_default_backend_is_the_policy_itself(policy: Policy) -> None:
-    rollout = make_rollout(TrainConfig(), policy, PROMPTS)
+def test_the_default_backend_is_the_policy_itself(policy: Policy, tmp_path: Path) -> None:
+    rollout = make_rollout(TrainConfig(), policy, PROMPTS, tmp_path)
     assert rollout.sync(3) == {"rollout/version": 3}

@@ -9,18 +9,22 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from aer_kernels import EntropyControlConfig
-from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig, VLLMConfig
 from aer_train.model import Policy, load_policy
 from aer_train.record import read_metrics
 from aer_train.rollout import vllm_worker
 from aer_train.rollout.backends import make_rollout
+from aer_train.rollout.engine import EngineRollout
+from aer_train.rollout.http import call
 from aer_train.rollout.protocol import Rollout, SyncError
+from aer_train.rollout.transfer import EngineTransfer
 from aer_train.trainer import train
 from aer_train.types import Prompt, Sample
 from tests.train.conftest import CHARACTERS, save_tokenizer
@@ -88,7 +92,7 @@ def started(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """A policy with a tied head and an engine, for many tests."""
     config = configuration(folders["tied"], tmp_path_factory.mktemp("started") / "run")
     policy = load_policy(config.model, torch.device("cpu"))
-    rollout = make_rollout(config, policy, PROMPTS)
+    rollout = make_rollout(config, policy, PROMPTS, Path(config.run.out))
     rollout.sync(0)
     yield policy, rollout
     rollout.close()
@@ -239,3 +243,126 @@ def test_an_update_that_does_nothing_is_seen_though_the_step_was_tiny(
         policy.head.weight += 1e-5 * torch.randn_like(policy.head.weight)
     with pytest.raises(SyncError, match="vLLM still has older weights after step 1"):
         rollout.sync(1)
+
+
+@pytest.fixture(scope="module")
+def served(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Policy, EngineRollout, Path]]:
+    """A policy with a tied head, and a server that was started for it; and the folder with its log."""
+    folder = tmp_path_factory.mktemp("served")
+    config = configuration(folders["tied"], folder, backend="vllm_server")
+    policy = load_policy(config.model, torch.device("cpu"))
+    rollout = make_rollout(config, policy, PROMPTS, folder)
+    assert isinstance(rollout, EngineRollout)
+    rollout.sync(0)
+    yield policy, rollout, folder
+    rollout.close()
+
+
+def test_samples_of_a_server(served: tuple[Policy, EngineRollout, Path]) -> None:
+    """After an update, which a tied head has taken as well."""
+    policy, rollout, _ = served
+    before = policy.head.weight.detach().clone()
+    with torch.no_grad():
+        policy.head.weight += 1e-2 * torch.randn_like(before)
+    found = rollout.sync(1)
+    assert found["rollout/probe_mean"] < 1e-5 and found["rollout/probe_followed"] == pytest.approx(found["rollout/probe_moved"], rel=1e-3)
+    samples = rollout.generate(PROMPTS, 4, (0, "train", 1))
+    assert [(s.prompt, s.index, s.version) for s in samples] == [(p, i, 1) for p in range(12) for i in range(4)]
+    for s in samples:
+        expected = full_logprobs(policy, s, 0.8).gather(1, torch.tensor(s.tokens)[:, None])[:, 0]
+        assert s.logprobs == pytest.approx(expected.tolist(), abs=2e-5)
+        assert s.finished == (s.tokens[-1] in policy.eos_ids) and not policy.eos_ids & set(s.tokens[:-1])
+    with torch.no_grad():
+        policy.head.weight.copy_(before)
+    rollout.sync(2)
+
+
+def test_training_with_a_server_that_is_there_already(
+    served: tuple[Policy, EngineRollout, Path], three_steps: dict[str, Path], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same run as with an engine in the process. Whoever used the server before is told that it has other weights now."""
+    _, rollout, _ = served
+    (url,) = rollout.engine._urls  # type: ignore[attr-defined]
+    config = configuration(folders["tied"], tmp_path / "run", backend="vllm_server")
+    rows = read_metrics(train(replace(config, vllm=VLLMConfig(urls=(url,)))))
+    expected = read_metrics(three_steps["tied"])
+    assert len(rows) == len(expected) == 3
+    for a, b in zip(rows, expected, strict=True):
+        assert a["rollout/probe_mean"] < 1e-5 and a["rollout/mismatch_max"] < 5e-5
+        for name in ("reward/mean", "tokens/loss", "policy/loss", "entropy/mean", "optim/grad_norm", "rollout/probe_moved"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
+    with pytest.raises(SyncError, match=r"in place of \w+-2: it was restarted, or somebody else updates it"):
+        rollout.generate(PROMPTS[:1], 1, (0,))
+
+
+def test_a_server_ends_with_its_rollout(served: tuple[Policy, EngineRollout, Path]) -> None:
+    _, rollout, folder = served
+    (url,) = rollout.engine._urls  # type: ignore[attr-defined]
+    rollout.close()
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        call(f"{url}/health", post=False, timeout=5.0)
+    assert (folder / "vllm" / "server.log").stat().st_size > 0 and not (folder / "vllm" / "weights").exists()
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    """What vLLM's own client would post: (url, path, body). There is no GPU: its handles, communicators and streams are stand-ins."""
+    from vllm.distributed.weight_transfer import clients, ipc_engine, nccl_engine, packed_tensor
+
+    found: list[tuple[str, str, Any]] = []
+
+    def post(self: Any, path: str, json: Any = None) -> None:
+        found.append((self.base_url, path, json))
+
+    monkeypatch.setattr(clients.HTTPVLLMWeightSyncClient, "_post", post)
+    monkeypatch.setattr("aer_train.rollout.transfer.call", lambda url, **_: {"world_size": 2})
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="GPU-0"))
+    monkeypatch.setattr(torch.cuda, "ipc_collect", lambda: None)
+    monkeypatch.setattr(ipc_engine, "packed_ipc_producer", lambda iterator, **_: _chunks(iterator))
+    monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: SimpleNamespace(destroy=lambda: None))
+    monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", lambda iterator, **_: found.append(("nccl", "sent", list(iterator))))
+    assert hasattr(packed_tensor, "packed_ipc_producer") and hasattr(packed_tensor, "packed_nccl_broadcast_producer")
+    return found
+
+
+def _chunks(weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[Any]:
+    for name, tensor in weights:
+        sizes, handle = [tensor.numel() * tensor.element_size()], {"GPU-0": (1, 2)}
+        shape = [list(tensor.shape)]
+        yield SimpleNamespace(names=[name], dtype_names=["float32"], shapes=shape, ipc_handle=handle, tensor_sizes=sizes)
+
+
+def test_weights_over_shared_gpus_as_vllm_sends_them(folders: dict[str, Path], told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(ModelConfig(name=str(folders["tied"])), torch.device("cpu"))
+    EngineTransfer("ipc", policy, ["http://127.0.0.1:1"]).send()
+    paths = [path for _, path, _ in told]
+    names = [name for name, _ in policy.model.named_parameters()]
+    assert paths == ["init_weight_transfer_engine", "start_weight_update", *["update_weights"] * len(names), "finish_weight_update"]
+    assert told[0][2] == {"init_info": {"packed": True}}
+    assert [body["update_info"]["names"] for _, path, body in told if path == "update_weights"] == [[name] for name in names]
+    assert "lm_head.weight" not in names and all(
+        "ipc_handles_pickled" in body["update_info"] for _, path, body in told if path == "update_weights"
+    )
+
+
+def test_weights_over_nccl_as_vllm_sends_them(folders: dict[str, Path], told: list[Any]) -> None:
+    policy = load_policy(ModelConfig(name=str(folders["untied"])), torch.device("cpu"))
+    EngineTransfer("nccl", policy, ["http://127.0.0.1:1", "http://127.0.0.1:2"]).send()
+    inits = {url: body["init_info"] for url, path, body in told if path == "init_weight_transfer_engine"}
+    assert {url: (info["rank_offset"], info["world_size"], info["packed"]) for url, info in inits.items()} == {
+        "http://127.0.0.1:1": (1, 5, True),
+        "http://127.0.0.1:2": (3, 5, True),
+    }
+    names = [name for name, _ in policy.model.named_parameters()]
+    (sent,) = [weights for who, _, weights in told if who == "nccl"]
+    assert [name for name, _ in sent] == names and "lm_head.weight" in names
+    for url in inits:
+        paths = [(path, body) for who, path, body in told if who == url]
+        assert [path for path, _ in paths] == [
+            "init_weight_transfer_engine",
+            "start_weight_update",
+            "update_weights",
+            "finish_weight_update",
+        ]
+        assert paths[2][1]["update_info"]["names"] == names and set(paths[2][1]["update_info"]["dtype_names"]) == {"float32"}
