@@ -55,7 +55,8 @@ class Options:
 
     def now(self, name: str) -> str:
         """Return the option and its value, for a text."""
-        return f"{name} (now {self.value(name)})"
+        value = self.value(name)
+        return f"{name} (now {'its default' if value is None else value})"
 
 
 class Hints:
@@ -143,6 +144,8 @@ def _zero_variance(row: Row, options: Options) -> str | None:
     what = f"the responses to each prompt got equal rewards (mean {reward:.2f}), so that rewards teach nothing"
     if reward > 0.95:
         return f"{what}: use harder prompts than {now('data.train')}"
+    if reward > 0.05:
+        return f"{what}: raise {now('rollout.group_size')}, or {now('rollout.refill_rounds')} to draw other prompts instead"
     size = now("rollout.group_size")
     return (
         f"{what}: use easier prompts than {now('data.train')}, raise {size}, and check {now('reward.kind')} with the samples in the report"
@@ -189,7 +192,8 @@ def _mismatch(row: Row, options: Options) -> str | None:
     what = (
         f"log-probs of the sampled tokens differ by {mismatch:.3f} nats on average between {options.now('rollout.backend')} and the trainer"
     )
-    return f"{what}: its weights may be stale or its precision lower; check {options.now('model.dtype')} against it"
+    remedy = f"compare its precision with {options.now('model.dtype')}, and let {options.now('objective.mismatch')} correct for the rest"
+    return f"{what}: stale weights, or another precision; {remedy}"
 
 
 def _waiting(row: Row, options: Options) -> str | None:

@@ -19,7 +19,7 @@ function add(parent, name, attributes = {}, text = null) {
 const paint = (place) => `--color: var(--c${place})`;
 const color = (run) => (run === null ? "" : paint(run % COLORS));
 const dash = (run) => `stroke-dasharray: ${DASHES[Math.floor(run / COLORS) % DASHES.length]}`;
-const short = (value) => String(Number(value.toPrecision(4)));
+const short = (value) => { const cut = Number(value.toPrecision(4)); return cut && Math.abs(cut) < 1e-3 ? cut.toExponential() : String(cut); };
 const visible = (panel) => panel.series.filter((series) => !hidden.has(series.run));
 const named = (series) => [series.run === null ? "all runs" : runs[series.run], series.note].filter(Boolean).join(", ");
 

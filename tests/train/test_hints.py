@@ -93,7 +93,7 @@ def test_once_for_a_cause_and_again_after_a_recovery():
 def test_rows_without_metrics_and_configurations_without_options():
     assert hints_of([{"step": step, "reward/mean": 0.5} for step in range(1, 9)], {}) == []
     assert hints_of([{"step": step, **dict.fromkeys(GOOD)} for step in range(1, 9)], options()) == []
-    assert "rollout.max_new_tokens (now None)" in hints_of(rows(*[{"tokens/truncated_frac": 1.0}] * 5), {})[0].text
+    assert "rollout.max_new_tokens (now its default)" in hints_of(rows(*[{"tokens/truncated_frac": 1.0}] * 5), {})[0].text
 
 
 def test_the_console_goes_on_after_a_resume_where_it_was(capsys):
