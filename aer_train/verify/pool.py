@@ -148,7 +148,11 @@ class _Worker:
             if self._ended:
                 raise CancelledError from None
             return "crash", told
-        return ("crash", str(reply["error"])) if isinstance(reply, dict) else ("ok", reply)
+        if not isinstance(reply, dict):
+            return "ok", reply
+        if reply.get("last"):  # else the next call could still reach it, and fail for it
+            self.kill()
+        return "crash", str(reply["error"])
 
     def end(self) -> None:
         """Kill the process from another thread, and let none start any more."""

@@ -3,7 +3,8 @@
     python -P worker.py SOCKET_FD PARENT_PID
 
 The first line from the socket says what to load; then every line is a JSON list of arguments, and is answered by one line of JSON: what the
-function returned, or {"error": "..."}. Imports nothing of the package: the parent's import path arrives with the first line.
+function returned, or {"error": "..."}, with "last": true when this process takes no other. Imports nothing of the package: the parent's
+import path arrives with the first line.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _answer(function: Callable[..., Any], arguments: list[str]) -> tuple[str, bo
             value = float(value)  # numbers of numpy, torch, fractions
         return json.dumps(value), True
     except MemoryError:  # whatever holds the memory may be here to stay
-        return json.dumps({"error": "MemoryError"}), False
+        return json.dumps({"error": "MemoryError", "last": True}), False
     except BaseException as error:  # libraries raise SystemExit, KeyboardInterrupt and their own BaseExceptions from deep inside
         return json.dumps({"error": _describe(error)}), True
 
