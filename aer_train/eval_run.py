@@ -114,12 +114,8 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
         stack.callback(rollout.close)
         rollout.sync(0)
         console.start(total, done, "eval")
-
-        def advance(count: int) -> None:
-            console.advance(count * dist.world())  # the other ranks are about as far
-
         for prompts in sets:
-            for chunk, rows in judged_chunks(rollout, verifier, prompts, config, kept[prompts.name], advance):
+            for chunk, rows in judged_chunks(rollout, verifier, prompts, config, kept[prompts.name], console.advance):
                 if dist.is_main():
                     write_parquet(_folder(out, prompts) / f"{chunk:04d}.parquet", rows)
 
