@@ -14,7 +14,8 @@ Cells = tuple[list[str], list[list[str]]]
 NOTE = (
     "avg@n: share of correct responses. pass@k: chance that one of k responses is correct (unbiased, arXiv:2107.03374). majority@k: chance "
     "that the most frequent answer of k responses is correct, ties broken at random; responses without an answer do not vote. 95 %: "
-    "bootstrap over problems. mean: of the tiers, each counting the same. cut: share of responses cut at the token limit."
+    "bootstrap over problems (no width: all problems came out alike, which is no certainty). mean: of the tiers, each counting the same. "
+    "cut: share of responses cut at the token limit."
 )
 
 
