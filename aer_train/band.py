@@ -13,11 +13,11 @@ SPAN = 5
 
 
 @dataclass(frozen=True)
-class Held:
-    """The step response of a run: entropy starts at H_0 and is to be held at the target."""
+class StepResponse:
+    """Of a run: entropy starts at H_0 and is to be held at the target."""
 
     reached: int | None
-    """Place (0-based) of the first step in the band; None when it never was."""
+    """First step (1-based) in the band; None when it never was."""
     in_band: float
     """Share of the steps from then on that are in the band; 0 when it was never reached."""
     largest: float
@@ -26,7 +26,7 @@ class Held:
     """Smallest entropy over the same steps, in targets."""
 
 
-def held(entropy: Sequence[float], target: Sequence[float]) -> Held:
+def step_response(entropy: Sequence[float], target: Sequence[float]) -> StepResponse:
     """Return how well a curve of entropies, one a step, followed its target.
 
     Args:
@@ -36,9 +36,10 @@ def held(entropy: Sequence[float], target: Sequence[float]) -> Held:
     relative = [value / aim for value, aim in zip(trailing_mean(entropy, SPAN), target, strict=True)]
     inside = [abs(value - 1.0) <= BAND for value in relative]
     if True not in inside:
-        return Held(None, 0.0, max(relative), min(relative))
+        return StepResponse(None, 0.0, max(relative), min(relative))
     first = inside.index(True)
-    return Held(first, sum(inside[first:]) / len(inside[first:]), max(relative[first:]), min(relative[first:]))
+    after = relative[first:]
+    return StepResponse(first + 1, sum(inside[first:]) / len(after), max(after), min(after))
 
 
 def trailing_mean(values: Sequence[float], span: int) -> list[float]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aer_train.band import BAND, SPAN, trailing_mean
 from aer_train.estimates import shown_ks
 from aer_train.report.plots import COLORS
-from study.control import BAND, trailing_mean
 from study.held_out import pass_at
 from study.records import Record
 
@@ -62,7 +62,7 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 axes.set_xscale("log", base=2)
                 axes.set_title(f"{settings[row]}: pass@k, {tier}", fontsize=8)
             else:
-                curves = [trailing_mean(r["curves"]["entropy"]) if column == 2 else r["curves"]["coef"] for r in members]
+                curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else r["curves"]["coef"] for r in members]
                 axes.plot([sum(step) / len(step) for step in zip(*curves, strict=True)], **style)
                 axes.set_title(f"{settings[row]}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
 
@@ -71,7 +71,7 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
 
 def relative(record: Record) -> list[float]:
     """Return the smoothed entropy of a run over its target; over its first value when it has none."""
-    smoothed = trailing_mean(record["curves"]["entropy"])
+    smoothed = trailing_mean(record["curves"]["entropy"], SPAN)
     return [value / (record["target"] or smoothed[0]) for value in smoothed]
 
 

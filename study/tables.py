@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from study.control import response_of
+from study.control import holds, response_of
 from study.held_out import pass_at
 from study.records import Record
 from study.statistics import Estimate, estimate, paired
@@ -38,7 +38,7 @@ def control_table(records: Sequence[Record]) -> str:
             reached = sorted(r.reached for r in found if r.reached is not None)
             shares = [r.in_band for r in found]
             lines.append(
-                f"| {method} | {label} | {sum(r.held for r in found)} of {len(found)} | {_mean(shares):.2f}, {min(shares):.2f} "
+                f"| {method} | {label} | {sum(map(holds, found))} of {len(found)} | {_mean(shares):.2f}, {min(shares):.2f} "
                 f"| {max(r.largest for r in found):.2f} | {min(r.smallest for r in found):.2f} "
                 f"| {reached[len(reached) // 2] if reached else '-'} | {_mean([end(record, 'coef') for record in members]):.3g} |"
             )

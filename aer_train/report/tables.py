@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from aer_train.band import BAND, SPAN, held
+from aer_train.band import BAND, SPAN, step_response
 from aer_train.clock import PARTS
 from aer_train.hints import hints_of
 from aer_train.report.charts import Run
@@ -128,7 +128,7 @@ def _band(run: Run) -> tuple[str, str]:
     ]
     if not pairs:
         return "-", "-"
-    found = held(*zip(*pairs, strict=True))
+    found = step_response(*zip(*pairs, strict=True))
     return ("never", "-") if found.reached is None else (f"{found.in_band:.0%}", f"{found.largest:.2f}")
 
 

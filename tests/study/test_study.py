@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from aer_train.band import SPAN, step_response, trailing_mean
 from study import __main__ as command
 from study.config import Job, Study, merge
-from study.control import response, response_of, trailing_mean
+from study.control import holds, response_of
 from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
 from study.policies import policy_folder, prepare
@@ -110,13 +111,13 @@ def test_statistics():
 def test_step_response():
     """Target 1: the trailing mean of 5 is 2.0, 1.5, 1.2 (in), 1.1, 1.04, 0.9, then 0.74, 0.66: 4 of 6 steps in the band."""
     curve = [2.0, 1.0, 0.6, 0.8, 0.8, 1.3, 0.2, 0.2]
-    assert trailing_mean(curve) == pytest.approx([2.0, 1.5, 1.2, 1.1, 1.04, 0.9, 0.74, 0.66])
-    found = response(curve, 1.0)
+    assert trailing_mean(curve, SPAN) == pytest.approx([2.0, 1.5, 1.2, 1.1, 1.04, 0.9, 0.74, 0.66])
+    found = step_response(curve, [1.0] * 8)
     assert (found.reached, found.in_band) == (3, pytest.approx(4 / 6))
-    assert (found.largest, found.smallest) == pytest.approx((1.2, 0.66)) and not found.held
-    assert response([1.0] * 10, 1.0).held and response([3.0] * 10, 1.0).reached is None
-    assert not response([1.0] * 20 + [3.0] * 4, 1.0).held, "in the band for long enough, but it overshoots"
-    assert response_of(record("aer", 0, [0, 0], [4, 4], diverged="loss must be finite, got nan at step 3")).held is False
+    assert (found.largest, found.smallest) == pytest.approx((1.2, 0.66)) and not holds(found)
+    assert holds(step_response([1.0] * 10, [1.0] * 10)) and step_response([3.0] * 10, [1.0] * 10).reached is None
+    assert not holds(step_response([1.0] * 20 + [3.0] * 4, [1.0] * 24)), "in the band for long enough, but it overshoots"
+    assert not holds(response_of(record("aer", 0, [0, 0], [4, 4], diverged="loss must be finite, got nan at step 3")))
 
 
 def test_tables_from_records():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aer_train.band import SPAN, held, trailing_mean
+from aer_train.band import SPAN, step_response, trailing_mean
 
 
 def test_trailing_mean():
@@ -13,12 +13,12 @@ def test_trailing_mean():
 def test_counted_from_the_first_step_in_the_band():
     """In targets: 2.5, then 1.0, then 1.4, each longer than the span."""
     curve = [2.5] * 10 + [1.0] * 10 + [1.4] * 10
-    found = held(curve, [1.0] * 30)
-    assert found.reached == 10 + SPAN - 1  # one step before, the mean is (2.5 + 4) / 5 = 1.3
+    found = step_response(curve, [1.0] * 30)
+    assert found.reached == 10 + SPAN  # one step before, the mean is (2.5 + 4) / 5 = 1.3
     assert (found.largest, found.smallest) == (pytest.approx(1.4), 1.0)
     assert found.in_band == pytest.approx((6 + 2) / 16)  # on the way up 1.08 and 1.16 are inside, 1.24 is not
 
 
 def test_never_reached_and_a_target_that_moves():
-    assert held([3.0, 3.0], [1.0, 1.0]).reached is None and held([3.0, 3.0], [1.0, 1.0]).in_band == 0.0
-    assert held([1.0, 1.0], [2.0, 1.0]) == held([0.5, 0.5], [1.0, 0.5])
+    assert step_response([3.0, 3.0], [1.0, 1.0]).reached is None and step_response([3.0, 3.0], [1.0, 1.0]).in_band == 0.0
+    assert step_response([1.0, 1.0], [2.0, 1.0]) == step_response([0.5, 0.5], [1.0, 0.5])
