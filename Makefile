@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROFILE ?= cpu
 MATRIX ?= compare
 
-.PHONY: demo test test-vllm bench study lint clean
+.PHONY: demo test test-vllm bench bench-trainer drill study lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/aer-train demo --out runs/demo-$$(date +%Y%m%d-%H%M%S)
@@ -21,6 +21,12 @@ test-vllm: $(VENV)-vllm/.ready  # vLLM's CPU build in an environment of its own 
 
 bench: $(VENV)/.bench  # beside the peers that install here; on a GPU: PROFILE=gpu
 	$(BIN)/python -m benchmarks --profile $(PROFILE) --out runs/bench-$$(date +%Y%m%d-%H%M%S)
+
+bench-trainer: $(VENV)/.bench  # the training loop beside TRL's, on a GPU where there is one
+	$(BIN)/python -m benchmarks.trainer --out runs/bench-trainer-$$(date +%Y%m%d-%H%M%S)
+
+drill: $(VENV)/.train  # kills, full disks, damage: does a run survive them
+	$(BIN)/python -m benchmarks.drill --out runs/drill-$$(date +%Y%m%d-%H%M%S)
 
 study: $(VENV)/.dev  # hours on two cores; interrupted, it goes on; MATRIX=quick takes minutes
 	$(BIN)/python -m study $(MATRIX) --out runs/study-$(MATRIX)

@@ -152,7 +152,9 @@ def _update(
     values = math.fsum(share for share, _ in everywhere), everywhere[0][1]
     for name, value in zip(("loss", "gradient norm"), values, strict=True):
         if not math.isfinite(value):
-            raise FloatingPointError(f"{name} must be finite, got {value} at step {step}; this update was not applied")
+            raise FloatingPointError(
+                f"{name} must be finite, got {value} at step {step}; this update was not applied: lower optim.lr, and go on with --resume"
+            )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -137,3 +137,49 @@ def test_kinds_that_do_not_apply_are_told_apart():
     for kind in ("policy", "from_logits"):
         with pytest.raises(Inapplicable):
             prepare(peer, make_case(tiny(kind), CPU))
+
+
+def test_the_trainer_table_is_made_of_what_the_processes_measured(tmp_path):
+    """Medians over the timed steps of all runs; a peer that failed says why, and there is no ratio then."""
+    from benchmarks.trainer import report
+    from benchmarks.trainer.cases import Case
+
+    def run(seconds, cpu):
+        steps = [{"clock": 0.0, "cpu": 0.0, "tokens": 100, "reward": 0.5, "entropy": 2.0, "parts": {"rollout": 0.25}}]
+        for number in range(1, 5):
+            clock = 100.0 if number == 1 else steps[-1]["clock"] + seconds  # the first step that could be timed warms up
+            steps.append(steps[0] | {"clock": clock, "cpu": number * cpu, "reward": 0.5 + number / 10})
+        return {"version": "1.2", "peak_mib": 300.0, "imports_mib": 200.0, "steps": steps}
+
+    here = {"hardware": "a", "threads": 1, "driver": None, "torch": "2", "python": "3", "commit": "c", "date": "d"}
+    case = Case("small", steps=5, excluded=2)
+    ours = here | report.row(case, "aer_train", [run(0.5, 0.3), run(0.7, 0.3)])
+    peer = here | report.row(case, "TRL", [run(1.2, 0.6), run(1.2, 0.6)])
+    assert ours["median_ms"] == pytest.approx(600) and ours["median_ms_of_runs"] == pytest.approx([500, 700])
+    assert ours["tokens_per_s"] == pytest.approx(100 / 0.6) and ours["median_cpu_ms"] == pytest.approx(300)
+    text = report.write([ours, peer])
+    assert "Ours / TRL: time 0.50, CPU time 0.50, peak memory 1.00." in text and "| 300 | 100 | 0.500 -> 0.900 |" in text
+    failed = here | report.row(case, "TRL", [{"error": "Traceback ...\nImportError: no trl"}])
+    text = report.write([ours, failed])
+    assert "| TRL | failed: Traceback ... ImportError: no trl |" in text and "Ours / TRL" not in text
+    report.draw([ours, peer], tmp_path)
+    assert (tmp_path / "rewards.png").stat().st_size > 1000
+
+
+def test_both_trainers_are_given_the_same_job(tmp_path):
+    from benchmarks.trainer.cases import GROUP_SIZE, PROFILES, PROMPTS_PER_STEP, Job, prepare
+    from benchmarks.trainer.ours import settings
+
+    case = PROFILES["smoke"]()[1]
+    model, data = prepare(case, tmp_path / "case")
+    job = Job(case, model, data, tmp_path / "work", tmp_path / "result", "cpu", 1, 3)
+    job.write(tmp_path / "job")
+    assert Job.read(tmp_path / "job") == job
+    config = settings(job)
+    assert config.optim.prompts_per_step == PROMPTS_PER_STEP and config.rollout.group_size == GROUP_SIZE
+    assert config.run.seed == 3 and config.entropy.coef == case.coef and config.model.name == str(model)
+    trl = pytest.importorskip("benchmarks.trainer.trl", reason="TRL is not installed", exc_type=ImportError)
+    theirs = trl.settings(job)
+    assert theirs.learning_rate == config.optim.lr and (theirs.adam_beta1, theirs.adam_beta2) == config.optim.betas
+    assert theirs.max_completion_length == config.rollout.max_new_tokens and theirs.entropy_coef == config.entropy.coef
+    assert theirs.generation_batch_size == PROMPTS_PER_STEP * GROUP_SIZE and theirs.max_grad_norm == config.optim.grad_clip
