@@ -183,6 +183,8 @@ def _reason(error: BaseException) -> str:
     """What went wrong on the first process that failed."""
     if isinstance(error, CheckpointException):
         rank, (cause, _) = min(error.failures.items())
+        if isinstance(cause.__context__, OSError):  # torch.save hides a full disk behind an error of its own
+            cause = cause.__context__
         return f"{type(cause).__name__}: {cause}" if dist.world() == 1 else f"{type(cause).__name__} on rank {rank}: {cause}"
     return str(error)
 

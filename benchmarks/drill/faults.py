@@ -256,7 +256,7 @@ def poisoned_weight(scene: Scene) -> Verdict:
 
 
 def divergence(scene: Scene) -> Verdict:
-    """A learning rate that makes the weights overflow in the midst of a run; the run then goes on with the right one."""
+    """A learning rate that makes the gradient NaN in the midst of a run; the run then goes on with the right one."""
     run = scene.copy()
     kept = [path.name for path in checkpoints(run)]
     right = json.loads((run / "config.json").read_text())["optim"]["lr"]
