@@ -30,7 +30,7 @@ def check_config(config: TrainConfig) -> None:
 
     weights_ok = objective.kind != "gspo" or not objective.mismatch.startswith("token")
     _check("objective.mismatch", objective.mismatch, weights_ok, "be of the whole sequence (or off, or auto) for objective.kind gspo")
-    _check("objective.mismatch_cap", objective.mismatch_cap, objective.mismatch_cap > 0, "be > 0")
+    _check("objective.mismatch_cap", objective.mismatch_cap, objective.mismatch_cap >= 1, "be >= 1")
 
     _check("optim.lr", optim.lr, optim.lr > 0, "be > 0")
     _check("optim.betas", optim.betas, all(0 <= beta < 1 for beta in optim.betas), "be in [0, 1)")

@@ -124,10 +124,10 @@ class ObjectiveConfig:
     """Bound c > 1 of the dual clip for negative advantages; None is off."""
     mismatch: Mismatch = "auto"
     """Importance weights for the difference between the trainer's and the rollout backend's log-probs, of each token or of the whole
-    response, cut to mismatch_cap (truncate) or set to 0 above it (mask). Costs a forward pass where optim.updates_per_step is 1.
-    auto: off for rollout.backend hf, else token_truncate (sequence_truncate for gspo)."""
+    response, cut to mismatch_cap (truncate) or set to 0 above it (mask). All but token_truncate cost a forward pass where
+    optim.updates_per_step is 1. auto: off for rollout.backend hf, else token_truncate (sequence_truncate for gspo)."""
     mismatch_cap: float = 2.0
-    """Largest importance weight, > 0."""
+    """Largest importance weight, >= 1."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from aer_kernels import LogprobsOutput, fused_logprobs, fused_policy_loss
+from aer_kernels import LogprobsOutput, PolicyLossOutput, fused_logprobs, fused_policy_loss
 from aer_kernels.objectives.sequence import gspo_loss
 from aer_train.batching import MicroBatch
 from aer_train.config import Mismatch, ObjectiveConfig
@@ -68,38 +68,20 @@ def policy_loss(
 
     Args:
         temperature: > 0, of the distribution that was sampled and is trained.
-        mismatch: which importance weights, as `mismatch_kind` found; all but off need the batch's old_logprobs.
+        mismatch: which importance weights, as `mismatch_kind` found; those not in `mismatch.ONE_PASS` need the batch's old_logprobs.
         memory_budget: bytes of workspace for the fused loss; None lets its planner choose.
     """
     with policy.autocast():
         hidden = policy.hidden(batch.input_ids, batch.attention_mask)
+        if mismatch == "token_truncate" and batch.old_logprobs is None:
+            return _on_policy_truncated(policy, hidden, batch, config, denominator, temperature, memory_budget)
         weights = None
         if mismatch != "off":
-            assert batch.old_logprobs is not None, "importance weights need the log-probs of the policy that sampled"
+            assert batch.old_logprobs is not None, "these importance weights need the log-probs of the policy that sampled"
             weights = importance_weights(batch.old_logprobs, batch.rollout_logprobs, batch.loss_mask, mismatch, config.mismatch_cap)
         if config.kind == "gspo":
             return _gspo(policy, hidden, batch, weights, config, denominator, temperature, memory_budget)
-        output = fused_policy_loss(
-            hidden,
-            policy.head.weight,
-            batch.targets,
-            bias=policy.head.bias,
-            softcap=policy.softcap,
-            advantages=batch.advantages[:, None],
-            old_logprobs=batch.old_logprobs,
-            importance_weights=weights,
-            loss_mask=batch.loss_mask,
-            entropy_coef=batch.entropy_coef[:, None],
-            objective=config.kind,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            dual_clip=config.dual_clip,
-            aggregation=config.aggregation,
-            normalizer=denominator.policy,
-            entropy_normalizer=denominator.entropy,
-            temperature=temperature,
-            memory_budget=memory_budget,
-        )
+        output = _fused(policy, hidden, batch, batch.old_logprobs, weights, config, denominator, temperature, memory_budget)
     return MicroLoss(output.loss, output.logprobs, output.entropy, output.metrics)
 
 
@@ -123,6 +105,69 @@ def _logprobs(policy: Policy, hidden: Tensor, batch: MicroBatch, temperature: fl
         temperature=temperature,
         memory_budget=memory_budget,
     )
+
+
+def _fused(
+    policy: Policy,
+    hidden: Tensor,
+    batch: MicroBatch,
+    old_logprobs: Tensor | None,
+    weights: Tensor | None,
+    config: ObjectiveConfig,
+    denominator: Denominators,
+    temperature: float,
+    memory_budget: int | None,
+) -> PolicyLossOutput:
+    assert config.kind != "gspo"
+    return fused_policy_loss(
+        hidden,
+        policy.head.weight,
+        batch.targets,
+        bias=policy.head.bias,
+        softcap=policy.softcap,
+        advantages=batch.advantages[:, None],
+        old_logprobs=old_logprobs,
+        importance_weights=weights,
+        loss_mask=batch.loss_mask,
+        entropy_coef=batch.entropy_coef[:, None],
+        objective=config.kind,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip,
+        aggregation=config.aggregation,
+        normalizer=denominator.policy,
+        entropy_normalizer=denominator.entropy,
+        temperature=temperature,
+        memory_budget=memory_budget,
+    )
+
+
+def _on_policy_truncated(
+    policy: Policy,
+    hidden: Tensor,
+    batch: MicroBatch,
+    config: ObjectiveConfig,
+    denominator: Denominators,
+    temperature: float,
+    memory_budget: int | None,
+) -> MicroLoss:
+    """An update of ratio 1 with weights min(r, cap), where r is the ratio of this very pass to the rollout's log-probs.
+
+    Its slope min(r, cap) A is cispo's for the ratio r, so that no other pass is needed. The value of a clipped ratio (ppo) has 1 where
+    cispo's has the log-prob.
+    """
+    cap = config.mismatch_cap
+    as_cispo = replace(config, kind="cispo", clip_low=1.0, clip_high=cap - 1.0, dual_clip=None)
+    output = _fused(policy, hidden, batch, batch.rollout_logprobs, None, as_cispo, denominator, temperature, memory_budget)
+    loss, zero = output.loss, torch.zeros_like(output.metrics["approx_kl"])
+    if config.kind == "ppo":
+        weights = importance_weights(output.logprobs, batch.rollout_logprobs, batch.loss_mask, "token_truncate", cap)
+        terms = weights * batch.advantages[:, None] * (output.logprobs - 1.0)
+        if config.aggregation == "sequence_mean":
+            terms = terms / batch.loss_mask.sum(1, keepdim=True).clamp(min=1)
+        loss = loss + terms.sum() / denominator.policy
+    metrics = {"clip_frac": zero, "ratio_mean": zero + 1.0, "ratio_max": zero + 1.0, "approx_kl": zero}
+    return MicroLoss(loss, output.logprobs, output.entropy, metrics)
 
 
 def _gspo(

@@ -24,6 +24,9 @@ from torch import Tensor
 from aer_kernels.reference import MAX_LOG_RATIO
 from aer_train.config import Mismatch, TrainConfig
 
+ONE_PASS = ("off", "token_truncate")
+"""Kinds for which an on-policy update needs no pass for the log-probs of the policy that sampled: its own pass does (see `loss`)."""
+
 SUMS = ("mismatch", "mismatch_k3", "mismatch_weights", "mismatch_squares", "mismatch_over_cap")
 MAXIMA = ("mismatch_max", "mismatch_sequence_max")
 

@@ -14,7 +14,7 @@ from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
 from aer_train.loss import denominators, measure, policy_loss
-from aer_train.mismatch import MAXIMA, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
+from aer_train.mismatch import MAXIMA, ONE_PASS, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
 from aer_train.types import Batch
 
@@ -84,7 +84,7 @@ def update_policy(
     """Make optim.updates_per_step updates, each on an equal share of the prompts.
 
     The first update is on-policy: its own forward pass gives the log-probs that its ratios would need, and they are 1. Only the samples of
-    later updates need a pass of the policy that sampled, and all samples where importance weights correct for the rollout backend.
+    later updates need a pass of the policy that sampled, and all samples where importance weights are more than a bound on each token's.
 
     Args:
         step: 1-based; chooses the learning rate.
@@ -95,7 +95,7 @@ def update_policy(
     clock = clock or Clock()
     updates, share = config.optim.updates_per_step, len(batch.samples) // config.optim.updates_per_step
     parts = [[row for row in range(u * share, (u + 1) * share) if batch.trained[row]] for u in range(updates)]
-    totals, on_policy = Totals(policy.device), 1 if mismatch_kind(config) == "off" else 0
+    totals, on_policy = Totals(policy.device), 1 if mismatch_kind(config) in ONE_PASS else 0
     with clock.part("old_logprobs"):
         old_logprobs = _sampling_logprobs(policy, batch, [row for part in parts[on_policy:] for row in part], config, totals)
     losses, norms, rate = [0.0] * updates, [0.0] * updates, 0.0

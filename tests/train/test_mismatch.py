@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aer_train.batching import MicroBatch, micro_batches
 from aer_train.checks import check_config
 from aer_train.config import ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
+from aer_train.loss import denominators, measure, policy_loss
 from aer_train.mismatch import importance_weights, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
 from aer_train.rollout.hf import HFRollout
@@ -99,10 +101,55 @@ def test_auto_depends_on_the_backend() -> None:
             replace(gspo, mismatch="token_mask"),
             "objective.mismatch must be of the whole sequence .* for objective.kind gspo, got token_mask",
         ),
-        (ObjectiveConfig(mismatch_cap=0.0), "objective.mismatch_cap must be > 0, got 0.0"),
+        (ObjectiveConfig(mismatch_cap=0.9), "objective.mismatch_cap must be >= 1, got 0.9"),
     ):
         with pytest.raises(ValueError, match=match):
             check_config(replace(config, objective=bad))
+
+
+@pytest.mark.parametrize(
+    ("kind", "aggregation"), [("ppo", "token_mean"), ("ppo", "sequence_mean"), ("ppo", "constant"), ("cispo", "token_mean")]
+)
+def test_truncated_weights_in_one_pass(policy: Policy, kind: str, aggregation: str) -> None:
+    """Value, gradient and metrics of the update that measures the sampling policy first."""
+    generator = torch.Generator().manual_seed(0)
+    config = ObjectiveConfig(kind=kind, aggregation=aggregation, clip_high=0.05, mismatch_cap=1.3)
+    drawn = HFRollout(policy, RolloutConfig(max_new_tokens=6)).generate(PROMPTS, 2, (0,))
+    samples = [replace(s, logprobs=[x + 0.5 * torch.randn((), generator=generator).item() for x in s.logprobs]) for s in drawn]
+    coef, packing = [0.1 * k for k in range(8)], {"tokens_per_microbatch": 10**6, "pad_id": 0, "device": policy.device}
+    (micro,) = micro_batches(samples, ADVANTAGES, coef, None, **packing)
+    measured, _ = measure(policy, micro, temperature=1.0)
+    results = []
+    for old in (None, measured):
+        policy.model.zero_grad()
+        batch = replace(micro, old_logprobs=old)
+        output = policy_loss(policy, batch, config, denominators(samples, config, 6), temperature=1.0, mismatch="token_truncate")
+        output.loss.backward()
+        results.append((output, [p.grad.clone() for p in policy.model.parameters()]))
+    (one, gradient), (two, expected) = results
+    assert one.loss.item() == pytest.approx(two.loss.item(), rel=1e-5)
+    assert_close(gradient, expected)
+    for name in ("clip_frac", "ratio_mean", "ratio_max", "approx_kl"):
+        assert one.metrics[name].item() == pytest.approx(two.metrics[name].item(), abs=1e-5)
+    assert mismatch_terms(measured, micro.rollout_logprobs, micro.loss_mask, "token_truncate", 1.3)["mismatch_over_cap"] > 5, (
+        "the case must truncate"
+    )
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("off", 0), ("token_truncate", 0), ("token_mask", 8), ("sequence_truncate", 8)])
+def test_which_weights_need_a_pass_of_their_own(policy: Policy, monkeypatch: pytest.MonkeyPatch, kind: str, passes: int) -> None:
+    seen: list[int] = []
+
+    def recording(policy: Policy, micro: MicroBatch, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(micro.rows))
+        return measure(policy, micro, **options)
+
+    monkeypatch.setattr("aer_train.update.measure", recording)
+    update(policy, [0.1] * 8, ADVANTAGES, ObjectiveConfig(mismatch=kind))
+    assert sum(seen) == passes
+    seen.clear()
+    update(policy, [0.1] * 8, ADVANTAGES, ObjectiveConfig(mismatch=kind), updates=2)
+    assert sum(seen) == max(passes, 4), "the samples of the second update always"
 
 
 PROMPTS = [Prompt(str(i), text, "") for i, text in enumerate(["12=?", "7", "345+6=?", "98"])]
