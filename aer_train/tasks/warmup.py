@@ -36,7 +36,7 @@ SIZES = {
 }
 """Shapes of the models: 0.15M and 0.59M parameters."""
 
-STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "registers": (1200, 150)}
+STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150)}
 """Optimizer steps of the two stages."""
 
 RARE = 0.007

@@ -57,7 +57,7 @@ def test_by_name(chosen):
 @pytest.mark.parametrize(
     "source, split, message",
     [
-        ("builtin:chess", "train", "task must be one of countdown, countdown4, registers, got 'chess'"),
+        ("builtin:chess", "train", "task must be one of countdown, countdown4, worked, got 'chess'"),
         ("builtin:countdown:many", "train", "share of hard prompts must be a number, got 'many' in builtin:countdown:many"),
         ("builtin:countdown:1.5", "train", r"hard_share must be in \[0, 1\], got 1.5"),
         ("builtin:countdown", "dev", "split must be one of test, validation, train, got 'dev'"),
@@ -77,9 +77,9 @@ def test_tokenizer_round_trip(chosen):
 
 
 def test_warm_up_writes_a_folder_that_loads(tmp_path):
-    """Registers: prompts and responses of different lengths."""
-    warm_up(tmp_path / "policy", "registers", "small", steps=(2, 1))
-    assert set(report(tmp_path / "policy", "registers", samples=1)) >= {"easy accuracy", "hard accuracy"}
+    """Worked: responses of different lengths."""
+    warm_up(tmp_path / "policy", "worked", "small", steps=(2, 1))
+    assert set(report(tmp_path / "policy", "worked", samples=1)) >= {"easy accuracy", "hard accuracy"}
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     with pytest.raises(ValueError, match="out must not exist yet"):
         warm_up(tmp_path / "policy")
