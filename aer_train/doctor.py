@@ -15,7 +15,7 @@ from aer_train import sharding
 from aer_train.config import TrainConfig
 from aer_train.model import compute_dtype, model_source, resolve_device
 
-PACKAGES = ("aer-rl", "torch", "triton", "transformers", "datasets", "math-verify", "tyro", "numpy")
+PACKAGES = ("aer-rl", "torch", "triton", "transformers", "vllm", "datasets", "math-verify", "tyro", "numpy")
 EXTRAS = {
     "train": ("transformers", "datasets", "math_verify", "pyarrow", "tyro", "rich", "yaml"),
     "vllm": ("vllm",),
@@ -82,7 +82,6 @@ def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
         device=device,
         memory_budget=None if budget is None else budget << 20,
     )
-    length = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     return {
         "parameters (float32)": 4 * share,
         "gradients (float32)": 4 * share,
@@ -91,7 +90,7 @@ def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
         **({"parameters cast for products": 2 * parameters} if processes == 1 and dtype != torch.float32 else {}),
         "loss workspace": loss.workspace_bytes,
         "loss gradients of hidden states and lm_head": (tokens + vocab_size) * hidden_size * dtype.itemsize,
-        "rollout cache, longest prompts": config.rollout.batch_size * length * _cache_row(model_config.get_text_config(), dtype),
+        **_sampling(config, parameters, _cache_row(model_config.get_text_config(), dtype), dtype),
         "not needed: float32 logits of the loss": 4 * tokens * vocab_size,
     }
 
@@ -106,6 +105,17 @@ def _gathered(root: int, layer: int, parameters: int, dtype: torch.dtype) -> dic
         "whole gradients on their way to the sum": (dtype.itemsize + 4) * max(root, layer),
         "gathered while sampling (rollout.backend hf): all": dtype.itemsize * parameters,
     }
+
+
+def _sampling(config: TrainConfig, parameters: int, cache_row: int, dtype: torch.dtype) -> dict[str, int]:
+    """What sampling needs on the GPU of a training process; nothing with servers elsewhere."""
+    if config.rollout.backend == "hf":
+        length = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+        return {"rollout cache, longest prompts": config.rollout.batch_size * length * cache_row}
+    if config.vllm.urls:
+        return {}
+    weights = dtype.itemsize * parameters // config.vllm.tensor_parallel_size
+    return {"vLLM's weights (its cache fills vllm.gpu_memory_utilization)": weights}
 
 
 def _cache_row(config: Any, dtype: torch.dtype) -> int:

@@ -33,4 +33,4 @@ def make_rollout(
     in_process = config.rollout.backend == "vllm"
     engine: Engine = LocalEngine(config, policy) if in_process else ServerEngine(config, policy, folder / "vllm", message)
     probe = Probe(policy, prompts, config.vllm.probe_tolerance, longest=engine.max_model_len - 1)
-    return EngineRollout(policy, config.rollout, engine, probe)
+    return EngineRollout(policy, config.rollout, engine, probe, message)

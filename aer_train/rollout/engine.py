@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from aer_train.config import RolloutConfig
@@ -68,11 +70,13 @@ class Engine(Protocol):
 class EngineRollout:
     """Samples with an engine, which the first `sync` starts. See `protocol.Rollout`."""
 
-    def __init__(self, policy: Policy, config: RolloutConfig, engine: Engine, probe: Probe) -> None:
+    def __init__(self, policy: Policy, config: RolloutConfig, engine: Engine, probe: Probe, message: Callable[[str], None] = print) -> None:
+        """message: is told when the engine is started, and how well its first weights are those of the policy."""
         self.policy = policy
         self.config = config
         self.engine = engine
         self.probe = probe
+        self.message = message
         self.version: int | None = None
         """Training steps behind the engine's weights; None before it is started."""
 
@@ -104,11 +108,21 @@ class EngineRollout:
 
     def sync(self, version: int) -> dict[str, float | None]:
         """Send the policy's weights, and prove that they have arrived."""
+        times = [time.perf_counter()]
         if self.version is None:
+            self.message("starting vLLM")
             self.engine.start()
+            times.append(time.perf_counter())
         self.engine.update(version)
+        found = {"rollout/version": version, **self.probe.check(self.engine.score, version)}
+        if self.version is None:
+            start, update = (after - before for before, after in pairwise([*times, time.perf_counter()]))
+            self.message(
+                f"vLLM is ready after {start:.0f} s, its weights replaced and probed in {update:.1f} s: mean difference of its log-probs "
+                f"{found['rollout/probe_mean']:.1g} nats, tolerance {self.probe.tolerance:g}"
+            )
         self.version = version
-        return {"rollout/version": version, **self.probe.check(self.engine.score, version)}
+        return found
 
     def close(self) -> None:
         """Stop the engine."""

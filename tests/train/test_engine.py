@@ -4,6 +4,7 @@ the model, whose updates can be made to fail in the ways in which real ones do."
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_the_life_of_an_engine(policy: Policy) -> None:
     rollout.sync(1)
     rollout.close()
     assert rollout.engine.calls == ["start", "update 0", "score", "release", "update 1", "score", "close"]
+
+
+def test_what_is_told_of_the_start(policy: Policy) -> None:
+    rollout, told = make(policy), list[str]()
+    rollout.message = told.append
+    rollout.sync(0)
+    rollout.sync(1)
+    assert told[0] == "starting vLLM" and len(told) == 2
+    assert re.fullmatch(
+        r"vLLM is ready after \d+ s, .* probed in \d+\.\d s: mean difference of its log-probs [\d.e-]+ nats, tolerance 0.001", told[1]
+    )
 
 
 def test_prompts_that_do_not_fit(policy: Policy) -> None:
