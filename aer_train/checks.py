@@ -72,6 +72,7 @@ def check_config(config: TrainConfig) -> None:
     _check("run.save_every", run.save_every, run.save_every >= 0, "be >= 0")
     _check("run.keep", run.keep, run.keep >= 1, "be >= 1")
     _check("run.save_samples_every", run.save_samples_every, run.save_samples_every >= 0, "be >= 0")
+    _check("run.bonus_share_every", run.bonus_share_every, run.bonus_share_every >= 0, "be >= 0")
 
 
 def _check_vllm(config: TrainConfig) -> None:

@@ -210,6 +210,9 @@ class RunConfig:
     """Checkpoints kept, newest first."""
     save_samples_every: int = 1
     """Write the samples of every n-th step to samples/; 0 means never."""
+    bonus_share_every: int = 0
+    """Measure the entropy bonus' share of the gradient norm (optim/bonus_share) at every n-th step, by one more backward pass and a copy of
+    the gradients; 0 means never. entropy/bonus_share, which costs nothing, is that share at the logits."""
     sinks: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Trackers that receive the metrics beside metrics.jsonl."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from aer_train import dist, sharding
 from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
+from aer_train.gradient_share import gradient_share, take_gradients
 from aer_train.loss import denominators, measure, policy_loss
 from aer_train.mismatch import MAXIMA, ONE_PASS, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
@@ -98,13 +99,14 @@ def update_policy(
     totals, on_policy = Totals(policy.device), 1 if mismatch_kind(config) in ONE_PASS else 0
     with clock.part("old_logprobs"):
         old_logprobs = _sampling_logprobs(policy, batch, [row for part in parts[on_policy:] for row in part], config, totals)
-    losses, norms, rate = [0.0] * updates, [0.0] * updates, 0.0
+    losses, norms, shares, rate = [0.0] * updates, [0.0] * updates, list[float](), 0.0
     with clock.part("train"):
         for update, rows in enumerate(parts):
             rate = learning_rate(config.optim, (step - 1) * updates + update, config.run.steps * updates)
             if rows:  # else every response of this share is masked: nothing to learn from
                 old = old_logprobs if update >= on_policy else None
-                losses[update], norms[update] = _update(policy, optimizer, batch, rows, old, config, totals, rate, step)
+                losses[update], norms[update], bonus = _update(policy, optimizer, batch, rows, old, config, totals, rate, step)
+                shares += [] if bonus is None else [bonus]
         sums = totals.read()
     num_tokens = sum(len(batch.samples[row].tokens) for part in parts for row in part)
     metrics = {
@@ -121,6 +123,8 @@ def update_policy(
     }
     if config.objective.kind != "gspo":
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
+    if shares:
+        metrics["optim/bonus_share"] = math.fsum(shares) / len(shares)
     return UpdateResult(sums["entropy"], num_tokens, {name: sums[name] for name in EntropySlopes._fields}, metrics)
 
 
@@ -144,10 +148,18 @@ def _update(
     totals: Totals,
     rate: float,
     step: int,
-) -> tuple[float, float]:
-    """One optimizer update on these rows; returns its loss and the norm of its gradient, the same on every rank."""
+) -> tuple[float, float, float | None]:
+    """One optimizer update on these rows; returns its loss, the norm of its gradient and the bonus' share of that where it is measured, the
+    same on every rank."""
+    every, parameters = config.run.bonus_share_every, list(policy.model.parameters())
+    measured = every > 0 and step % every == 0
+    if measured:
+        alone = replace(batch, advantages=[0.0] * len(batch.advantages))
+        _backward(policy, alone, rows, old_logprobs, config, Totals(policy.device))
+        bonus = take_gradients(parameters)
     loss = _backward(policy, batch, rows, old_logprobs, config, totals)
-    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.optim.grad_clip))
+    share = gradient_share(bonus, parameters) if measured else None
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, config.optim.grad_clip))
     everywhere = dist.all_gather(torch.stack([loss, norm.double()]).tolist())
     values = math.fsum(share for share, _ in everywhere), everywhere[0][1]
     for name, value in zip(("loss", "gradient norm"), values, strict=True):
@@ -159,7 +171,7 @@ def _update(
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
-    return values
+    return *values, share
 
 
 def _backward(

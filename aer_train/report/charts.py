@@ -173,6 +173,7 @@ def entropy_forces(runs: Sequence[Run]) -> Chart:
     names = {
         "entropy/predicted_change": ("predicted entropy change", "first order, up to a positive factor"),
         "entropy/bonus_share": ("entropy bonus in the gradient", "share of its norm at the logits"),
+        "optim/bonus_share": ("entropy bonus in the gradient of the parameters", "share of its norm"),
     }
     return _lines(runs, names)
 

@@ -94,7 +94,7 @@ def config_of(model: Path, out: Path, **changes: Any) -> TrainConfig:
         rollout=RolloutConfig(group_size=4, max_new_tokens=6, batch_size=10),
         reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
         entropy=EntropyControlConfig(target=5.0),
-        run=RunConfig(out=str(out), steps=3, threads=1, save_every=2),
+        run=RunConfig(out=str(out), steps=3, threads=1, save_every=2, bonus_share_every=2),
     )
     return replace(config, **changes)
 
@@ -161,6 +161,7 @@ def assert_same_training(one: Path, two: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_two_ranks_train_what_one_does(way: str, runs: Path) -> None:
     assert_same_training(runs / "one" / way, runs / "two" / way)
+    assert stable_rows(runs / "two" / way)[1]["optim/bonus_share"] > 0
     if way == "constant":
         rows = stable_rows(runs / "two" / way)
         assert all(sum(row[name] for row in rows) > 0 for name in ("refill/groups_replaced", "tokens/masked_frac")), "the case must refill"

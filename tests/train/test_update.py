@@ -175,6 +175,29 @@ def test_micro_batches_change_memory_only(policy: Policy, batch: Batch, model_fo
     assert ("policy/approx_kl" in a.metrics) == (kind != "gspo")
 
 
+def test_share_of_the_bonus_is_measured_and_changes_nothing(policy: Policy, batch: Batch, model_folder: Path) -> None:
+    """Against the gradients of bonus and policy term from full logits by autograd alone; and the update is the same, bit for bit."""
+    model = load_policy(ModelConfig(name=str(model_folder)), torch.device("cpu")).model
+    tokens = sum(len(sample.tokens) for sample in batch.samples)
+    sizes = []
+    for bonus in (True, False):
+        loss = torch.zeros(())
+        for sample, advantage, coef in zip(batch.samples, batch.advantages, batch.entropy_coef, strict=True):
+            logits = model(torch.tensor([sample.prompt_tokens + sample.tokens])).logits[0, len(sample.prompt_tokens) - 1 : -1] / 0.9
+            logp = torch.log_softmax(logits, -1)
+            chosen = logp.gather(1, torch.tensor(sample.tokens)[:, None])
+            loss = loss - (coef * -(logp.exp() * logp).sum() if bonus else advantage * chosen.sum()) / tokens
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        sizes.append(math.sqrt(sum(g.double().square().sum().item() for g in gradients)))
+    other = load_policy(ModelConfig(name=str(model_folder)), torch.device("cpu"))
+    config = replace(CONFIG, run=replace(CONFIG.run, bonus_share_every=2))
+    result = update_policy(policy, optimizer_of(policy), batch, config, step=2)
+    plain = update_policy(other, optimizer_of(other), batch, CONFIG, step=2)
+    assert result.metrics.pop("optim/bonus_share") == pytest.approx(sizes[0] / sum(sizes), rel=1e-4)
+    assert result == plain and all(torch.equal(a, b) for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True))
+    assert "optim/bonus_share" not in update_policy(policy, optimizer_of(policy), batch, config, step=3).metrics
+
+
 def test_learning_rate_by_hand() -> None:
     constant = OptimConfig(lr=1.0, warmup_steps=4)
     assert [learning_rate(constant, u, 10) for u in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
