@@ -39,7 +39,7 @@ SIZES = {
 STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150)}
 """Optimizer steps of the two stages."""
 
-RARE = 0.007
+RARE = 0.005
 """Share of the rare strategy that stage 2 teaches."""
 
 
