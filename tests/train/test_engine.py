@@ -298,6 +298,36 @@ def test_options_are_checked(backend: Any, options: dict[str, Any], match: str) 
         check_config(TrainConfig(rollout=RolloutConfig(backend=backend), vllm=VLLMConfig(**options)))
 
 
+def test_sleep_around_training(policy: Policy, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls to an engine that shares a GPU, which only a GPU can obey: asleep from release to the next update, weights before the cache."""
+    calls: list[Any] = []
+
+    class Recorder:
+        def __getattr__(self, name: str) -> Callable[..., bool]:
+            return lambda *args, **options: calls.append((name, *args, options)) or True
+
+        def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+            calls.append((method, [(name, tensor.dtype) for name, tensor in kwargs["weights"]]))
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    engine = vllm.LocalEngine(engine_config(model_folder), policy)
+    engine._llm, engine._arguments["enable_sleep_mode"] = Recorder(), True
+    engine.update(0)
+    engine.release()
+    engine.release()
+    engine.update(1)
+    weights = ("load_policy", [(name, torch.float32) for name, _ in policy.model.named_parameters()])
+    assert calls == [
+        weights,
+        ("reset_prefix_cache", {}),
+        ("sleep", {"level": 1}),
+        ("wake_up", {"tags": ["weights"]}),
+        weights,
+        ("wake_up", {"tags": ["kv_cache"]}),
+        ("reset_prefix_cache", {}),
+    ]
+
+
 def test_missing_vllm_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
