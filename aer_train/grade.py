@@ -191,8 +191,13 @@ def _write(out: Path, rows: list[Row]) -> None:
         import pyarrow.parquet as pq
 
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), buffer, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(list(map(_encodable, rows)), schema=_schema()), buffer, compression="zstd")
         write_atomic(out, buffer.getvalue().to_pybytes())
+
+
+def _encodable(row: Row) -> Row:
+    """JSON can hold surrogates, which UTF-8 cannot."""
+    return {name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _schema() -> Any:

@@ -2,7 +2,8 @@
 
 The conventions, strict on purpose because a policy finds every leniency:
 
-* A percent sign counts: 50% is neither 50 nor 0.5. A unit counts where both answers name one; money and degree signs do not.
+* A percent sign counts: 50% is neither 50 nor 0.5. Units count where both answers name a measure: 5 cm is not 5 m, but it
+  is 5; the signs of money and degrees, and what is counted (eggs, students), do not.
 * A decimal is the number that it is: 0.333 is not 1/3, and rounding is not equality.
 * An interval is not a set, a list is not a tuple; a list equals a set of the same values, in any order; a list is not its member.
 * x = 5 is 5, and so is a chain that ends in 5; the gold answer's equation must be met by an equation, or by its right-hand side when its
@@ -20,19 +21,20 @@ from functools import lru_cache
 from aer_train.verify.latex import clean, squeeze, words
 from aer_train.verify.quantity import in_base, quantity, same_quantity
 from aer_train.verify.shape import same_shape, shape
-from aer_train.verify.units import split_unit
+from aer_train.verify.units import split_unit, units_differ
 
 MAX_ANSWER = 1000
 """Characters; a longer answer is equal to no gold answer but the very same text."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _CHOICE = re.compile(
-    r"(?:\\text ?\{ ?)?\(? ?([A-J]) ?[).:]? ?\}?[).:]?"
-    r"(?: (?!(?:\\text ?\{ ?)?(?:or|and|not|but)\b|[,;/&])(.+))?"
+    r"(?:\\text ?\{ ?\(? ?([A-J]) ?\)?[.:]? ?\}[.:]?|\( ?([A-J]) ?\)[.:]?|([A-J])[).:])"
+    r"(?: (?!(?:\\text ?\{ ?)?(?:or|and|not|but)\b|[,;/&])(.+))?|([A-J])"
 )
-_BARE_CHOICE = re.compile(r"(?:\\text ?\{ ?)?\(? ?([A-J]) ?\)? ?\}?\)?")
 _LETTERS = re.compile(r"(?:[A-Za-z]+[ .'-])*[A-Za-z]{3,}(?:[ .'-][A-Za-z]+)*\.?")
+_LABEL = re.compile(r"^\\text ?\{(?!.*\bnot\b)[^{}]*(?::|\bis|\bare) ?\} ?")
 _APPROXIMATELY = re.compile(r"\\(?:approx|simeq|sim|doteq|cong)(?![A-Za-z])")
+_SHORT_WORD = re.compile(r"(?![A-Z]{2})(?=[A-Za-z]*[aeiou])[A-Za-z]{2,3}")  # no, odd, Bob; but not AB, xyz
 _CLOCK = re.compile(r"\d{1,2}:\d\d( ?[ap]m)?")
 _TEXT_ONLY = re.compile(r"\\text ?\{[^{}]*\}(?: ?\\text ?\{[^{}]*\})*")
 
@@ -61,16 +63,22 @@ def _compare(answer: str, gold: str) -> bool | None:
         return same_quantity(value, truth)
     if _bare(found) == _bare(expected):
         return True
-    given = _CHOICE.fullmatch(found)
-    asked = _BARE_CHOICE.fullmatch(expected)
-    if asked:
-        return given is not None and given[1] == asked[1]
-    return same_shape(given[2] if given and given[2] else found, expected, exactly)
+    letter, rest = _choice(found)
+    asked, beside = _choice(expected)
+    if asked and not beside:
+        return letter == asked
+    return same_shape(rest or found, expected, exactly)
+
+
+def _choice(text: str) -> tuple[str, str]:
+    """The letter of a choice and what stands after it: (C) 42 -> C, 42; both empty for anything else."""
+    match = _CHOICE.fullmatch(text)
+    return (match[1] or match[2] or match[3] or match[5], match[4] or "") if match else ("", "")
 
 
 def _stated(text: str) -> str:
-    r"""The cleaned text, with x \approx 5 and = 5 read as x = 5 and 5: the number must still be the exact one."""
-    return _APPROXIMATELY.sub("=", clean(text)).removeprefix("=").strip()
+    r"""The cleaned text, with x \approx 5, = 5 and \text{Total: } 5 read as x = 5, 5 and 5; the number must still be the exact one."""
+    return _LABEL.sub("", _APPROXIMATELY.sub("=", clean(text)).removeprefix("=").strip())
 
 
 def answer_key(answer: str) -> str:
@@ -91,14 +99,16 @@ def exactly(answer: str, gold: str) -> bool | None:
     value, truth = quantity(answer, letter_units=True), quantity(gold)
     if value is not None and truth is not None:
         return same_quantity(value, truth)
-    if is_text(gold):
+    if is_text(gold) or (_TEXT_ONLY.fullmatch(answer) and _SHORT_WORD.fullmatch(gold)):
         return words(answer).replace(" ", "") == words(gold).replace(" ", "")
+    if _SHORT_WORD.fullmatch(gold) and answer.casefold() == gold.casefold():
+        return True
     if in_base(answer) or in_base(gold):
         return in_base(answer) == in_base(gold)
     if ("%" in answer) != ("%" in gold) or (":" in answer) != (":" in gold) or is_text(answer):
         return False
     (left, unit), (right, other) = without_unit(answer), without_unit(gold)
-    if unit and other and unit != other:
+    if units_differ(unit, other):
         return False
     return True if _bare(left) == _bare(right) else None
 

@@ -31,7 +31,8 @@ MAX_BOX = 2000
 
 _THINK = re.compile(r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>|<\|(?:begin|(end))_of_thought\|>|\[(/?)THINK\]|◁(/?)think▷")
 _THINK_TAG_ENDS = ("think>", "thinking>", "thought>", "reasoning>", "_thought|>", "THINK]", "think▷")
-_BOX = re.compile(r"\\f?box(?:ed)?\s*(?:(\{)|(-?\d[\d,]*(?:\.\d+)?))")
+_TURN_END = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id|end_of_text)\|>|</s>")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(\{)|(-?\d[\d,]*(?:\.\d+)?))")
 _PLACEHOLDER = re.compile(r"\\h?phantom\{[^{}]*\}|\\q?quad|\\[ ,;!_]|\\l?dots|\\square|[\s.?_~]")
 """What a box holds that is to be filled in."""
 _BRACE = re.compile(r"\\?[{}]")
@@ -44,6 +45,7 @@ _SAID = re.compile(
 )
 _HASHED = re.compile(r"####|^A:", re.MULTILINE)
 _MATH = re.compile(r"\$\$([^$]+)\$\$|\$(?!\d[\d,.]*\s)([^$\n]+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]")
+_BOLD_LINE = re.compile(r"\*\*([^*\n]+)\*\*\.?")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _SENTENCE_END = re.compile(r"(?<![\d.\\])[.!][$*)\]\"']*\s|(?<=\d)\.\s+(?=[A-Z])")
 _COPULA = re.compile(r"\b(?:is|are|be|equals?|=)(?:\s+(?:equal to|approximately|about|exactly|simply))?\s")
@@ -56,7 +58,7 @@ _NO_PROSE = re.compile(
 
 def extract(response: str) -> list[str]:
     """Return the final answer of a response: empty when there is none, several when there are different boxes."""
-    text = _without_thinking(response)
+    text = _without_thinking(_first_turn(response))
     boxed = boxes(text)
     if boxed:
         return boxed
@@ -82,10 +84,10 @@ def boxes(text: str) -> list[str]:
     found: list[str] = []
     start = len(text)
     for _ in range(MAX_BOXES):
-        start = text.rfind("box", 0, start)
+        start = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
         if start < 0:
             break
-        match = _BOX.match(text, max(text.rfind("\\", 0, start), 0))
+        match = _BOX.match(text, start)
         content = (match[2] or _balanced(text, match.end())) if match else ""
         while inner := _BOX.match(content):  # a box around a box
             content = inner[2] or _balanced(content, inner.end())
@@ -102,6 +104,14 @@ def _balanced(text: str, start: int) -> str:
         if depth == 0:
             return text[start : brace.start()].strip()
     return ""
+
+
+def _first_turn(response: str) -> str:
+    """What stands before the first token that ends a turn, for tokenizers that leave it in."""
+    if "<|" not in response and "</s>" not in response:
+        return response
+    end = _TURN_END.search(response)
+    return response[: end.start()] if end else response
 
 
 def _without_thinking(response: str) -> str:
@@ -127,7 +137,8 @@ def _said(tail: str) -> str:
             break
         match = _SAID.match(tail, position)
         if match:
-            return _value(tail[match.end() :])
+            rest = tail[match.end() :]
+            return _value(rest.removeprefix("- ") if "\n" in match[0] else rest)  # a bullet of a list is no minus
     return ""
 
 
@@ -152,9 +163,13 @@ def _alone(text: str) -> str:
 
 
 def _concluded(tail: str) -> str:
-    """The one formula or number of a last sentence that draws a conclusion and is complete."""
+    """The one formula or number of a last sentence that draws a conclusion and is complete, or of a last line that is bold."""
     text = tail.rstrip()
-    sentence = _SENTENCE_END.split(text.rsplit("\n", 1)[-1])[-1]
+    line = text.rsplit("\n", 1)[-1].strip()
+    bold = _BOLD_LINE.fullmatch(line)
+    if bold and quantity(clean(bold[1])):
+        return bold[1].strip()
+    sentence = _SENTENCE_END.split(line)[-1]
     return _only(sentence) if text[-1:] in (".", "!", "*", "$", ")") and _CONCLUSION.match(sentence) else ""
 
 

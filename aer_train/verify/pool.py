@@ -22,6 +22,9 @@ START_SECONDS = 120.0
 START_ATTEMPTS = 3
 """Starts that may fail in a row before the pool gives up: memory or process limits may be short for a moment."""
 
+KILL_SECONDS = 10.0
+"""How long a killed process may take to be gone."""
+
 REPLY_BYTES = 1 << 20
 """A longer reply is a crash."""
 
@@ -163,17 +166,27 @@ class _Worker:
         """Kill the process and what it forked, whatever they do."""
         if self.process is None:
             return
-        self._signal()
-        self.process.wait()
+        self._wait()
         self._channel.close()
         self.process = None
 
     def _signal(self) -> None:
-        if self.process is not None and self.process.returncode is None:  # not yet waited for: the number is still this process's
+        process = self.process
+        if process is not None and process.returncode is None:  # not yet waited for: the number is still this process's
             try:
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
-                self.process.kill()  # it has no group yet
+                process.kill()  # it has no group yet
+
+    def _wait(self) -> str:
+        """Kill the process, wait until it is gone, and say how it ended."""
+        assert self.process is not None
+        self._signal()
+        try:
+            code = self.process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:  # stuck in the kernel: it goes when it can, nobody waits for it
+            return "it cannot be killed"
+        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
     def _quiet(self) -> bool:
         """Whether nothing waits to be read: neither the end of the process nor words that nobody asked for."""
@@ -218,7 +231,7 @@ class _Worker:
             self._channel.settimeout(left)
             part = self._channel.recv(65536)
             if not part:
-                raise ChildProcessError(f"the process died ({self._how()})")
+                raise ChildProcessError(f"the process died ({self._wait()})")
             reply += part
             if len(reply) > REPLY_BYTES:
                 raise ChildProcessError(f"the reply is longer than {REPLY_BYTES} bytes")
@@ -226,9 +239,3 @@ class _Worker:
             return json.loads(reply)
         except ValueError as error:
             raise ChildProcessError(f"the reply is not JSON: {error}") from error
-
-    def _how(self) -> str:
-        assert self.process is not None
-        self._signal()
-        code = self.process.wait()
-        return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from aer_train.verify.units import split_unit
+from aer_train.verify.units import split_unit, units_differ
 
 MAX_DIGITS = 100
 """Longer numbers are not numbers: nobody's answer has them, and arithmetic on them costs time."""
@@ -66,8 +66,8 @@ def quantity(text: str, *, letter_units: bool = False) -> Quantity | None:
 
 
 def same_quantity(a: Quantity, b: Quantity) -> bool:
-    """Whether two numbers agree in value, in their percent sign, and in their units where both name one."""
-    return a.value == b.value and a.percent == b.percent and (a.unit == b.unit or not a.unit or not b.unit)
+    """Whether two numbers agree in value and percent sign, and not in units that exclude one another."""
+    return a.value == b.value and a.percent == b.percent and not units_differ(a.unit, b.unit)
 
 
 def in_base(text: str) -> str | None:

@@ -42,6 +42,7 @@ _NAME = re.compile(
 _FUNCTION = re.compile(r"[A-Za-z]\([A-Za-z]\)")  # f(x) = 2x + 3 is y = 2x + 3
 _WORD_SEPARATOR = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:and|or) ?,? ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])) ?", re.IGNORECASE)
 _MATRIX = re.compile(r"\[?\(?\\begin\{matrix\}(.*)\\end\{matrix\}\)?\]?", re.DOTALL)
+_SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?\\(?:mathbb ?\{R\}|R))? ?[|:] ?([^|:]+)\\\}")
 _CHAIN = re.compile(r"([^<>]+?) ?(<|\\le(?![A-Za-z])) ?([A-Za-z]) ?(<|\\le(?![A-Za-z])) ?([^<>]+)")
 _RAY = re.compile(r"([A-Za-z]) ?(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])) ?([^<>=\\]*(?:\\(?:frac|sqrt|pi)[^<>=\\]*)*)")
 _RAY_REVERSED = re.compile(r"([^<>=]+?) ?(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])) ?([A-Za-z])")
@@ -169,7 +170,9 @@ def _enclosing(text: str) -> str:
 
 
 def _as_interval(text: str) -> str:
-    r"""Write -1 < x \le 2, x \ge 3, 3 > x and x \in (..) as the intervals that they are; anything else stays as it is."""
+    r"""Write -1 < x \le 2, x \ge 3, 3 > x, \{x | x > 3\} and x \in (..) as the intervals that they are; anything else stays as it is."""
+    if builder := _SET_BUILDER.fullmatch(text):
+        text = builder[1].strip()
     if chain := _CHAIN.fullmatch(text):
         return f"{'(' if chain[2] == '<' else '['}{chain[1]},{chain[5]}{')' if chain[4] == '<' else ']'}"
     if ray := _RAY.fullmatch(text):

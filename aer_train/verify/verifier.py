@@ -27,8 +27,11 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 MATH_BYTES = 1 << 30
 """Memory that a symbolic comparison may take."""
 
-MEMORY = 100_000
+MEMORY = 20_000
 """Symbolic comparisons whose result is remembered: the samples of a group often give the same answer."""
+
+AT_ONCE = 10_000
+"""Responses that `score_many` has under way: what it needs beside its result is bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ class Verifier:
 
     def score_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         """Return a verdict for each (response text, gold answer), in order."""
-        return self.submit(pairs).result()
+        parts = (self.submit(pairs[start : start + AT_ONCE]) for start in range(0, len(pairs), AT_ONCE))
+        return [verdict for part in parts for verdict in part.result()]
 
     def unparseable(self, answers: Sequence[str]) -> list[int]:
         """Return the indices of gold answers that cannot be read, to be told before a run starts."""

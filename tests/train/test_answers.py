@@ -29,6 +29,7 @@ EXTRACTED = [
     (r"\boxed{} and \boxed{\phantom{2}}, so \boxed{4}", ["4"], "boxes to be filled in"),
     (r"\boxed{42", [], "cut off"),
     (r"The answer is $\boxed{42", [], "cut off"),
+    ("The box holds a box. " * 60 + r"\boxed{7}. " + "The box is a box. " * 60, ["7"], "a word problem about boxes"),
     (r"<think>\boxed{41}</think> So \boxed{42}.", ["42"], "thinking is not the answer"),
     (r"hm, \boxed{41}</think> So \boxed{42}.", ["42"], "the prompt opened the thinking"),
     (r"<think>so \boxed{42}", [], "never left its thinking"),
@@ -56,6 +57,10 @@ EXTRACTED = [
     ("Therefore, she makes $18 every day.", ["18"], "a conclusion with one number"),
     ("Therefore, she makes $18 from 9 eggs.", [], "a conclusion with two numbers"),
     ("So she has 18", [], "perhaps cut off"),
+    ("6 * 3 = 18\n\n**18 dollars**", ["18 dollars"], "a bold last line"),
+    ("Answer:\n\n- 18 eggs", ["18 eggs"], "a bullet is no minus"),
+    ("Answer: -18", ["-18"], "a minus"),
+    ("The answer is 42.<|im_end|>\n<|im_start|>user\nThe answer is 43.", ["42"], "the next turn is not part of it"),
     ("I think 42 and then 43", [], "no final answer"),
     ("", [], "nothing"),
 ]
@@ -114,6 +119,7 @@ SAME = [
     ("52_8", "52_{8}"), (r"52_{\text{eight}}", "52_8"), (r"52 \text{ (base 8)}", "52_8"),
     ("C", r"\text{(C)}"), (r"\textbf{(C)}\ 42", "C"), (r"\textbf{(C)}\ 42", "42"), ("(C)", "C"),
     ("evelyn", r"\text{Evelyn}"), (r"\text{East}", "east"), ("4:30 PM", r"\text{4:30 p.m.}"),
+    (r"\text{No}", "no"), ("No", "no"), ("Bob", r"\text{bob}"), (r"\text{The total is } 18", "18"), ("18 (dollars)", "18"), (r"\{x \mid x > 3\}", r"(3,\infty)"),
     ("f(x) = 2x+3", "y = 2x + 3"), ("2x+3", "y = 2x + 3"), (r"\\frac{1}{2}", r"\frac12"), ("E_2, E_1", "E_{1},E_{2}"),
 ]  # fmt: skip
 DIFFERENT = [
@@ -127,8 +133,9 @@ DIFFERENT = [
     ("52", "52_8", "base"), ("52_8", "52", "base"), ("52_9", "52_8", "base"), ("5:3", "5/3", "ratio"),
     ("D", r"\text{(C)}", "choice"), ("C or D", r"\text{(C)}", "two choices"), ("(C), (D)", "C", "two choices"), ("cat", r"\text{(C)}", "word"),
     (r"\text{red}", r"\text{blue}", "word"), (r"\text{not Evelyn}", r"\text{Evelyn}", "denied"), ("5", r"\text{blue}", "number for word"),
-    ("5x", "5", "variable"), ("2", "2k", "variable"), ("3", "3R^2", "variable"), ("5 6", "56", "two numbers"), ("12,34", "1234", "list"),
+    ("5n", "5", "variable"), ("5 t", "5", "variable"), ("C e^x", "e^x", "variable, no choice"), (r"42 \text{ or maybe more}", "42", "hedge"), ("5x", "5", "variable"), ("2", "2k", "variable"), ("3", "3R^2", "variable"), ("5 6", "56", "two numbers"), ("12,34", "1234", "list"),
     (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "row for column"),
+    (r"\text{Yes}", "no", "word"), ("yes", "no", "word"), (r"\text{The total is not } 18", "18", "denied"),
     ("y = 5", "y = 2x + 3", "equation"), ("(1,2)", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "tuple for matrix"),
 ]  # fmt: skip
 SYMBOLIC = [

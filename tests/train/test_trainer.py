@@ -269,7 +269,7 @@ def test_the_samples_say_what_happened(config: TrainConfig) -> None:
     rows = pq.read_table(run / "samples" / "step_000001.parquet").to_pylist()
     assert len(rows) == 24
     assert list(rows[0]) == [
-        "step", "prompt_id", "tier", "prompt", "response", "answer", "outcome", "reward", "shaped_reward", "advantage",
+        "step", "prompt_id", "tier", "prompt", "response", "answer", "extracted", "outcome", "detail", "reward", "shaped_reward", "advantage",
         "num_tokens", "finished", "entropy_coef", "trained", "version",
     ]  # fmt: skip
     assert len({row["prompt_id"] for row in rows}) == 6 and len({row["response"] for row in rows[:4]}) > 1

@@ -119,7 +119,7 @@ def nasty(response: str, answer: str) -> object:
         sys.exit(0)
     if response == "interrupt":
         raise KeyboardInterrupt
-    values = {"half": 0.5, "two": 2.0, "nan": float("nan"), "none": None, "text": "1.0", "true": True, "long": "x" * 10_000_000}
+    values = {"half": 0.5, "two": 2.0, "nan": float("nan"), "none": None, "text": "1.0", "true": True, "long": "x" * 2_000_000}
     return values.get(response, float(response == answer))
 
 
@@ -135,11 +135,11 @@ def test_custom_rewards_that_hang_die_and_lie(capfd: pytest.CaptureFixture[str])
         "right": ("correct", 1.0, ""), "half": ("wrong", 0.5, ""), "true": ("correct", 1.0, ""), "babble": ("correct", 1.0, ""),
         "two": ("crash", 0.0, "reward must be in [0, 1], got 2.0"), "nan": ("crash", 0.0, "reward must be in [0, 1], got nan"),
         "none": ("crash", 0.0, "TypeError"), "text": ("crash", 0.0, "reward must be in [0, 1], got '1.0'"), "long": ("crash", 0.0, "longer than"),
-        "sleep": ("timeout", 0.0, "no answer within 1 s"), "ignore": ("timeout", 0.0, "no answer"), "spin": ("timeout", 0.0, "no answer"),
+        "sleep": ("timeout", 0.0, "no answer within 2 s"), "ignore": ("timeout", 0.0, "no answer"), "spin": ("timeout", 0.0, "no answer"),
         "die": ("crash", 0.0, "SIGKILL"), "segfault": ("crash", 0.0, "SIGSEGV"), "leave": ("crash", 0.0, "exit code 0"), "eat": ("crash", 0.0, "MemoryError"),
         "recurse": ("crash", 0.0, "RecursionError"), "exit": ("crash", 0.0, "SystemExit"), "interrupt": ("crash", 0.0, "KeyboardInterrupt"),
     }  # fmt: skip
-    with Verifier(kind=NASTY, timeout=1.0, workers=2) as verifier:
+    with Verifier(kind=NASTY, timeout=2.0, workers=3) as verifier:
         verdicts = verifier.score_many([(response, "right") for response in [*expected, "right"]])
     for (response, (outcome, reward, detail)), verdict in zip(expected.items(), verdicts, strict=False):
         assert (verdict.outcome, verdict.reward) == (outcome, reward) and detail in verdict.detail, (response, verdict)
