@@ -146,7 +146,7 @@ class _Worker:
             self.kill()
             return "timeout", f"no answer within {self._timeout:g} s"
         except OSError as error:
-            told = f"the process died ({self._how()})" if isinstance(error, ConnectionError) else str(error)
+            told = f"the process died ({self._wait()})" if isinstance(error, ConnectionError) else str(error)
             self.kill()
             if self._ended:
                 raise CancelledError from None
