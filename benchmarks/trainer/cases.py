@@ -13,7 +13,7 @@ PROMPTS_PER_STEP, GROUP_SIZE = 32, 8
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. Plain tells what the entropy term is: off, a fixed coefficient, or the bang-bang rule that TRL has too."""
+    """One comparison. `entropy` says what the entropy term is: off, a fixed coefficient, or the bang-bang rule that TRL has too."""
 
     name: str
     steps: int
@@ -38,7 +38,7 @@ def cpu() -> list[Case]:
     wide = {"steps": 5, "excluded": 1, "vocab_size": 32_000, "max_new_tokens": 64, "layers": 2, "lr": 1e-3}
     return [
         Case("countdown", steps=40),
-        Case("countdown, entropy bonus", steps=40, entropy="fixed", coef=0.05),
+        Case("countdown, entropy bonus", steps=80, entropy="fixed", coef=0.2),
         Case("countdown, adaptive bonus", steps=40, entropy="bang_bang", coef=0.02, target=0.6),
         Case("countdown, 2 updates", steps=40, updates_per_step=2),
         Case("V=32000", **wide),

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401  before memory is first looked at
+import pyarrow.parquet  # noqa: F401  like the next, before memory is first looked at
+from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401
 
 from aer_kernels import EntropyControlConfig
 from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
