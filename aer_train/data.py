@@ -109,7 +109,10 @@ def overlap(prompts: Iterable[Prompt], held_out: Iterable[Prompt]) -> list[Promp
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """Return the prompt's tokens. A rendered chat template already starts with its begin-of-sequence token; it is not added twice."""
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    return tokenizer.encode(text, add_special_tokens=not has_bos)
+    try:
+        return tokenizer.encode(text, add_special_tokens=not has_bos)
+    except Exception as error:  # tokenizers has no class of its own for a character that it lacks
+        raise ValueError(f"model.name must have a tokenizer that can read the prompts, got {text[:60]!r}: {error}") from error
 
 
 def prompts_at(prompts: list[Prompt], seed: int, start: int, count: int) -> list[Prompt]:

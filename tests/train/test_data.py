@@ -170,6 +170,13 @@ def test_clear_errors(policy: Policy, tmp_path: Path, rows: list[dict[str, objec
         load(policy, write(tmp_path / "rows.jsonl", rows), **options)
 
 
+def test_a_character_that_the_tokenizer_lacks() -> None:
+    from aer_train.tasks.warmup import build_tokenizer
+
+    with pytest.raises(ValueError, match=r"model\.name must have a tokenizer that can read the prompts, got 'Find x'"):
+        encode_prompt(build_tokenizer(), "Find x")
+
+
 def test_unreadable_files(policy: Policy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data must name an existing file, got .*missing.jsonl"):
         load(policy, str(tmp_path / "missing.jsonl"))
