@@ -3,6 +3,7 @@
 from aer_kernels.api import LogprobsOutput, PolicyLossOutput, fused_logprobs, fused_policy_loss, logprobs_from_logits
 from aer_kernels.controllers import AdaptiveEntropyController, EntropyControlConfig
 from aer_kernels.head import FusedLMHead
+from aer_kernels.objectives.entropy_change import entropy_slopes
 
 __version__ = "0.1.0"
 
@@ -12,6 +13,7 @@ __all__ = [
     "FusedLMHead",
     "LogprobsOutput",
     "PolicyLossOutput",
+    "entropy_slopes",
     "fused_logprobs",
     "fused_policy_loss",
     "logprobs_from_logits",

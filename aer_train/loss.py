@@ -51,6 +51,13 @@ def denominators(samples: Sequence[Sample], config: ObjectiveConfig, max_new_tok
     return Denominators(policy, tokens)
 
 
+def policy_token_weights(batch: MicroBatch, config: ObjectiveConfig, denominator: Denominators) -> Tensor:
+    """Return (B, 1): what a token of each response weighs in the policy term, as a multiple of what it weighs in the entropy term."""
+    ratio = torch.full((len(batch.advantages), 1), denominator.entropy / max(1.0, denominator.policy), device=batch.advantages.device)
+    by_response = config.kind == "gspo" or config.aggregation == "sequence_mean"
+    return ratio / batch.loss_mask.sum(1, keepdim=True).clamp(min=1) if by_response else ratio
+
+
 @forward_pass
 def policy_loss(
     policy: Policy,

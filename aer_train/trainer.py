@@ -170,7 +170,7 @@ class Loop:
         alpha, saturated = self.controller.alpha, self.controller.saturated
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
-        self.controller.update(result.entropy_sum, result.num_tokens)
+        self.controller.update(result.entropy_sum, result.num_tokens, (result.slopes["policy"], result.slopes["bonus"]))
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)

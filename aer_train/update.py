@@ -14,7 +14,7 @@ from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
 from aer_train.gradient_share import gradient_share, take_gradients
-from aer_train.loss import denominators, measure, policy_loss
+from aer_train.loss import denominators, measure, policy_loss, policy_token_weights
 from aer_train.mismatch import MAXIMA, ONE_PASS, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
 from aer_train.types import Batch
@@ -54,11 +54,14 @@ class Totals:
         for name in MAXIMA:
             self._maxima[name] = torch.maximum(self._maxima[name], terms[name])
 
-    def add_slopes(self, batch: MicroBatch, weights: Tensor, logprobs: Tensor, entropy: Tensor) -> None:
-        """From the same pass: where policy gradient and bonus move the entropy. weights: (B,) w(q)."""
-        slopes = entropy_slopes(
-            logprobs, entropy, advantages=batch.advantages[:, None], weights=weights[:, None], loss_mask=batch.loss_mask
-        )
+    def add_slopes(self, batch: MicroBatch, advantages: Tensor, weights: Tensor, logprobs: Tensor, entropy: Tensor) -> None:
+        """From the same pass: where policy gradient and bonus move the entropy.
+
+        Args:
+            advantages: (B, 1) as they weigh in the policy term.
+            weights: (B,) w(q).
+        """
+        slopes = entropy_slopes(logprobs, entropy, advantages=advantages, weights=weights[:, None], loss_mask=batch.loss_mask)
         for name, slope in zip(slopes._fields, slopes, strict=True):
             self._sums[name] += slope
 
@@ -194,7 +197,8 @@ def _backward(
         total += output.loss.detach()
         if old_logprobs is None:
             totals.add_sampling_policy(micro, output.logprobs, output.entropy, config)
-            totals.add_slopes(micro, _weights(batch, rows, micro), output.logprobs, output.entropy)
+            advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
+            totals.add_slopes(micro, advantages, _weights(batch, rows, micro), output.logprobs, output.entropy)
         totals.add_update(micro, output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
@@ -202,10 +206,12 @@ def _backward(
 def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: TrainConfig, totals: Totals) -> dict[int, list[float]]:
     """Log-probs of the response tokens of these samples before the first update, worked out by all ranks for all ranks."""
     measured = []
+    denominator = denominators([batch.samples[row] for row in rows], config.objective, config.rollout.max_new_tokens)
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
         totals.add_sampling_policy(micro, logprobs, entropy, config)
-        totals.add_slopes(micro, _weights(batch, rows, micro), logprobs, entropy)
+        advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
+        totals.add_slopes(micro, advantages, _weights(batch, rows, micro), logprobs, entropy)
         measured.append((micro.rows, logprobs))
     mine = {
         rows[index]: values[response_slice(batch.samples[rows[index]])]

@@ -28,9 +28,9 @@ def rows(*changes):
 CASES = [
     ("off", {"entropy/smoothed": 0.2, "entropy/target": None}, "collapse", "entropy.kind (now off)"),
     ("fixed", {"entropy/smoothed": 0.2}, "collapse", "entropy.coef (now 0.0)"),
-    ("aer", {"entropy/smoothed": 0.4}, "collapse", "entropy.kp (now 0.5)"),
+    ("aer", {"entropy/smoothed": 0.4}, "collapse", "entropy.kp (now its default)"),
     ("bang_bang", {"entropy/smoothed": 0.4}, "collapse", "entropy.step (now 0.005)"),
-    ("integral", {"entropy/smoothed": 0.4}, "collapse", "entropy.ki (now 0.05)"),
+    ("integral", {"entropy/smoothed": 0.4}, "collapse", "entropy.ki (now its default)"),
     ("off", {"entropy/smoothed": 2.1, "entropy/target": None, "entropy/coef": 0.0}, "explosion", "optim.lr (now 1e-06)"),
     ("fixed", {"entropy/smoothed": 2.1}, "explosion", "entropy.coef (now 0.0)"),
     ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.max_coef (now 0.6)"),

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -74,27 +75,39 @@ def test_updates_take_equal_shares_of_the_prompts(policy: Policy, batch: Batch, 
     monkeypatch.setattr(update, "micro_batches", packed)
     config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=2))
     result = update_policy(policy, optimizer_of(policy), batch, config, step=1)
-    assert shares == [[(0, 0), (0, 1), (1, 0), (1, 1)], [(2, 0), (2, 1), (3, 0), (3, 1)]]
+    both = [[(0, 0), (0, 1), (1, 0), (1, 1)], [(2, 0), (2, 1), (3, 0), (3, 1)]]
+    assert shares == [both[1], *both], "the measured share, then both updates"
     first, second = ((*batch.advantages[rows], *batch.entropy_coef[rows], 4) for rows in (slice(4), slice(4, 8)))
     assert seen == [(*second, True), (*first, True), (*second, False)], "old log-probs of the second share, then both updates"
     assert result.metrics["policy/ratio_max"] > 1.01, "the second update is off-policy"
 
 
-@pytest.mark.parametrize("updates, tokens", [(1, 10**6), (2, 20)])
-def test_slopes_are_those_of_the_policy_that_sampled(policy: Policy, batch: Batch, updates: int, tokens: int) -> None:
-    """From the log-probs recorded at sampling and the entropies, token by token, however the samples are packed."""
+@pytest.mark.parametrize(
+    "updates, tokens, aggregation",
+    [(1, 10**6, "token_mean"), (2, 20, "token_mean"), (1, 20, "sequence_mean"), (1, 10**6, "constant")],
+)
+def test_slopes_are_those_of_the_policy_that_sampled(
+    policy: Policy, batch: Batch, updates: int, tokens: int, aggregation: Literal["token_mean", "sequence_mean", "constant"]
+) -> None:
+    """From the log-probs recorded at sampling and the entropies, token by token, however the samples are packed. A token weighs in the
+    policy term as the aggregation says, in the entropy term 1 / loss tokens."""
     (micro,) = micro_batches(
         batch.samples, batch.advantages, batch.entropy_coef, None, tokens_per_microbatch=10**6, pad_id=0, device=policy.device
     )
     _, entropy = measure(policy, micro, temperature=0.9)
     expected = {"policy": 0.0, "bonus": 0.0}
+    loss_tokens = sum(len(sample.tokens) for sample in batch.samples)
     for b, row in enumerate(micro.rows):
+        weight = {"token_mean": 1 / loss_tokens, "sequence_mean": 1 / (8 * len(batch.samples[row].tokens)), "constant": 1 / (8 * 6)}[
+            aggregation
+        ]
         for t in micro.loss_mask[b].nonzero().flatten().tolist():
             logprob, h = micro.rollout_logprobs[b, t].item(), entropy[b, t].item()
             slope = math.exp(logprob) * (logprob + h)
-            expected["policy"] -= batch.advantages[row] * slope
+            expected["policy"] -= batch.advantages[row] * slope * weight * loss_tokens
             expected["bonus"] += batch.entropy_weight[row] * slope * (logprob + h)
-    config = replace(CONFIG, optim=replace(CONFIG.optim, updates_per_step=updates, tokens_per_microbatch=tokens))
+    optim = replace(CONFIG.optim, updates_per_step=updates, tokens_per_microbatch=tokens)
+    config = replace(CONFIG, optim=optim, objective=ObjectiveConfig(aggregation=aggregation))
     found = update_policy(policy, optimizer_of(policy), batch, config, step=1).slopes
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
 
