@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         if time.monotonic() > end:
             tqdm.write(f"left out, as {minutes:g} minutes are over: {workload.label}")
             continue
-        rows += [here | row for row in measure(workload, device, options.seed)]
+        measured = replace(workload, rounds=min(workload.rounds, options.rounds))
+        rows += [here | row for row in measure(measured, device, options.seed)]
         (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "table.md").write_text(table.write(rows))
     plots.draw(rows, options.out)
@@ -103,6 +106,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and the plots")
     parser.add_argument("--only", nargs="+", default=[], metavar="TEXT", help="workloads whose label contains one of these")
     parser.add_argument("--minutes", type=float, help="start no workload after this time (default: 7 for gpu, 60 otherwise)")
+    parser.add_argument("--rounds", type=int, default=sys.maxsize, help="at most so many rounds a workload")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

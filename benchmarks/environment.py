@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -48,7 +49,7 @@ def _commit() -> str:
     here = str(Path(__file__).parent)
     commit = _say(["git", "-C", here, "rev-parse", "--short=12", "HEAD"])
     changed = _say(["git", "-C", here, "status", "--porcelain", "--untracked-files=no"])
-    return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
+    return f"{commit}{' with changes' if changed else ''}" if commit else os.environ.get("BENCH_COMMIT", "unknown")
 
 
 def _say(command: list[str]) -> str | None:

@@ -29,10 +29,13 @@ class Timing(NamedTuple):
 def time_in_turn(runs: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, Timing]:
     """Every run once a round, in turn, so that drift of the machine meets all of them; the first round warms up."""
     found: dict[str, list[float]] = {name: [] for name in runs}
+    gc.collect()
+    gc.freeze()  # so that a collection between two runs looks at what runs left behind, not at every module of every peer
     for _ in range(rounds + 1):
         for name, run in runs.items():
             gc.collect()
             found[name].append(_once(run, device))
+    gc.unfreeze()
     return {name: summary(times[1:]) for name, times in found.items()}
 
 
