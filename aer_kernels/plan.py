@@ -23,7 +23,13 @@ CPU_BLOCK_BYTES = 128 << 20
 """Block of logits on a CPU. Chunks of 900 rows are 5 % faster than chunks of 500 (4096 x 512 x 32000, 2 cores)."""
 
 GPU_FORWARD_BLOCK = (1024, 8192)
-"""Rows and columns of raw logits when only statistics are wanted: 32 MiB, which stay in cache between product and row kernel."""
+"""Rows and columns of raw logits when only statistics are wanted: 32 MiB, which stay in cache between product and row kernel.
+Twice the columns below WIDE_HIDDEN, where the product of a block takes less time than the host needs for the next two launches."""
+
+WIDE_HIDDEN = 4096
+
+SINGLE_CHUNK_SLACK = 1.05
+"""One chunk may need this many times the memory of several: it writes grad_weight once, in its own dtype."""
 
 GPU_LOGIT_ROWS, GPU_TAIL_ROWS = 512, 128
 """Most and fewest rows of raw logits at a time beside a block of d_logits."""
@@ -177,7 +183,7 @@ def plan_policy_loss(
         most = _most(total, block, CPU_BLOCK_BYTES if costs.on_cpu else GPU_BACKWARD_BYTES * 4)
     else:
         chunk = min(total, GPU_CHUNK_ROWS if needs_grad_weight else GPU_CHUNK_ROWS // 4)
-        single, most = block(total) <= summed + block(chunk), chunk
+        single, most = block(total) <= SINGLE_CHUNK_SLACK * (summed + block(chunk)), chunk
     single = single and not rows_fixed
     rows = total if single else _balanced(total, most, costs.cast + summed + block(1), memory_budget)
     fixed = costs.cast + (summed if rows < total else 0)
@@ -245,7 +251,7 @@ def plan_logprobs(
         available = (CPU_BLOCK_BYTES if costs.on_cpu else GPU_BACKWARD_BYTES) if memory_budget is None else memory_budget - fixed
         rows, columns = _rectangle(total, vocab_size, block, available)
         rows = _balanced(total, rows, fixed + block(1, min(vocab_size, MIN_COLUMNS)), memory_budget)
-        row_block, vocab_block = (rows, columns) if costs.on_cpu else _forward_block(total, vocab_size, logit_block, available)
+        row_block, vocab_block = (rows, columns) if costs.on_cpu else _forward_block(total, vocab_size, hidden_size, logit_block, available)
     used = logit_block(row_block, vocab_block)
     used = max(used, grad_block(rows, columns)) if needs_grad else used
     kept_row, cached = padded_width(vocab_size) * costs.stat, 0
@@ -343,9 +349,10 @@ def _swapped(size: Callable[[int, int], int], columns: int, rows: int) -> int:
     return size(rows, columns)
 
 
-def _forward_block(num_tokens: int, vocab_size: int, size: Callable[[int, int], int], available: int) -> tuple[int, int]:
+def _forward_block(num_tokens: int, vocab_size: int, hidden_size: int, size: Callable[[int, int], int], available: int) -> tuple[int, int]:
     """The GPU's block of raw logits, or as many of its rows as there is memory for."""
-    rows, columns = min(num_tokens, GPU_FORWARD_BLOCK[0]), min(vocab_size, GPU_FORWARD_BLOCK[1])
+    wide = GPU_FORWARD_BLOCK[1] * (1 if hidden_size >= WIDE_HIDDEN else 2)
+    rows, columns = min(num_tokens, GPU_FORWARD_BLOCK[0]), min(vocab_size, wide)
     return max(1, _most(rows, lambda count: size(count, columns), available)), columns
 
 

@@ -24,12 +24,12 @@ def forward_statistics(head: Head, plan: Plan, cache: Tensor | None = None) -> R
     flat = scratch_like(min(plan.row_block, size), min(plan.vocab_block, vocab), dtype, head.like)
     num_cached = 0 if cache is None else min(cache.shape[0], size)
     for r in _row_blocks(size, plan.row_block, num_cached):
-        hidden = head.hidden_of(r)
+        hidden, part, targets, logits = head.hidden_of(r), stats.part(r), head.targets[r], head.logits.part(r)
         for v in blocks(vocab, plan.vocab_block):
             kept = cache is not None and r.stop <= num_cached
             raw = cache[r, v] if kept else block_of(flat, r.stop - r.start, v.stop - v.start)  # type: ignore[index]
             head.logits_(raw, hidden, v)
-            head.backend.update_statistics(raw, stats.part(r), head.targets[r], head.logits.part(r), v.start)
+            head.backend.update_statistics(raw, part, targets, logits, v.start)
     return merge_statistics(stats, head.group)
 
 

@@ -35,6 +35,7 @@ def _d_logits_kernel(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
     HAS_KEEP: tl.constexpr,
     HAS_GRAD_LOGPROBS: tl.constexpr,
@@ -66,6 +67,7 @@ def _d_logits_kernel(
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
+        HAS_TEMPERATURE,
     )
 
 

@@ -29,6 +29,7 @@ def logits_arguments(logits: Logits, anchor: Tensor, v_start: int) -> dict[str, 
         "softcap": 1.0 if logits.softcap is None else float(logits.softcap),
         "HAS_BIAS": logits.bias is not None,
         "HAS_SOFTCAP": logits.softcap is not None,
+        "HAS_TEMPERATURE": per_token or logits.temperature != 1.0,
         "PER_TOKEN_TEMPERATURE": per_token,
     }
 

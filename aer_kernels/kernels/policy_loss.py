@@ -67,6 +67,7 @@ def _policy_rows_kernel(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
     CISPO: tl.constexpr,
     HAS_DUAL_CLIP: tl.constexpr,
@@ -81,7 +82,20 @@ def _policy_rows_kernel(
     nothing, zero = tl.full((), float("-inf"), tl.float32), tl.full((), 0.0, tl.float32)
     unseen = tl.full((), float("nan"), tl.float32)
     m, s, t, z_y = row_statistics(
-        raw_ptr, bias_ptr, target, num_columns, temperature, softcap, nothing, zero, zero, unseen, BLOCK, HAS_BIAS, HAS_SOFTCAP
+        raw_ptr,
+        bias_ptr,
+        target,
+        num_columns,
+        temperature,
+        softcap,
+        nothing,
+        zero,
+        zero,
+        unseen,
+        BLOCK,
+        HAS_BIAS,
+        HAS_SOFTCAP,
+        HAS_TEMPERATURE,
     )
     log_s = tl.log(s)
     logprob = (z_y - m) - log_s
@@ -115,6 +129,7 @@ def _policy_rows_kernel(
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
+        HAS_TEMPERATURE,
     )
 
 

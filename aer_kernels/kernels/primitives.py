@@ -14,14 +14,40 @@ def tanh(x):
 
 
 @triton.jit
-def load_logits(raw_ptr, bias_ptr, offs, mask, temperature, softcap, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr):
+def load_logits(
+    raw_ptr,
+    bias_ptr,
+    offs,
+    mask,
+    temperature,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
+):
     """(2): tempered logits in fp32; -inf outside the mask."""
     z = tl.load(raw_ptr + offs, mask=mask, other=float("-inf")).to(tl.float32)
     if HAS_BIAS:
         z += tl.load(bias_ptr + offs, mask=mask, other=0.0).to(tl.float32)
     if HAS_SOFTCAP:
         z = tl.where(z == float("-inf"), z, softcap * tanh(z / softcap))
-    return z / temperature
+    if HAS_TEMPERATURE:
+        z /= temperature
+    return z
+
+
+@triton.jit
+def finite(m):
+    """A maximum to shift logits by: where all are -inf so far, any finite shift gives exp(-inf) = 0."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit
+def moved(m, s, t, shift):
+    """(16): the sums s and t, taken about the maximum m, about shift instead."""
+    drop = tl.where(m == float("-inf"), 0.0, m - shift)
+    scale = tl.exp(drop)
+    return scale * s, scale * (t + drop * s)
 
 
 @triton.jit
@@ -39,23 +65,35 @@ def row_statistics(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
 ):
-    """(16): fold the columns of one row into its running statistics (m, s, t, z_y). target counts from the first of these columns."""
+    """(16): fold the columns of one row into its running statistics (m, s, t, z_y). target counts from the first of these columns.
+
+    Every lane has running statistics of its own, which meet once at the end of the row: no barrier while logits are read.
+    """
+    STRIPS: tl.constexpr = 4 if BLOCK >= 4096 else 1
+    LANES: tl.constexpr = BLOCK // STRIPS
+    columns = tl.arange(0, STRIPS)[:, None] * LANES + tl.arange(0, LANES)[None, :]
+    lane_m = tl.full((LANES,), float("-inf"), tl.float32)
+    lane_s, lane_t = tl.zeros((LANES,), tl.float32), tl.zeros((LANES,), tl.float32)
     for start in range(0, num_columns, BLOCK):
-        offs = start + tl.arange(0, BLOCK)
-        z = load_logits(raw_ptr, bias_ptr, offs, offs < num_columns, temperature, softcap, HAS_BIAS, HAS_SOFTCAP)
-        new_m = tl.maximum(m, tl.max(z, 0))
-        shift = tl.where(new_m == float("-inf"), 0.0, new_m)  # all -inf so far: any finite shift gives exp(-inf) = 0
-        z -= shift
+        offs = start + columns
+        z = load_logits(raw_ptr, bias_ptr, offs, offs < num_columns, temperature, softcap, HAS_BIAS, HAS_SOFTCAP, HAS_TEMPERATURE)
+        new_m = tl.maximum(lane_m, tl.max(z, 0))
+        shift = finite(new_m)
+        z -= shift[None, :]
         p = tl.exp(z)
-        drop = tl.where(m == float("-inf"), 0.0, m - shift)
-        scale = tl.exp(drop)
-        t = scale * (t + drop * s) + tl.sum(tl.where(p > 0, p * z, 0.0), 0)
-        s = scale * s + tl.sum(p, 0)
-        m = new_m
+        lane_s, lane_t = moved(lane_m, lane_s, lane_t, shift)
+        lane_s += tl.sum(p, 0)
+        lane_t += tl.sum(tl.where(p > 0, p * z, 0.0), 0)
+        lane_m = new_m
+    new_m = tl.maximum(m, tl.max(lane_m, 0))
+    shift = finite(new_m)
+    lane_s, lane_t = moved(lane_m, lane_s, lane_t, shift)
+    s, t = moved(m, s, t, shift)
     inside = (target >= 0) & (target < num_columns)
-    z_target = load_logits(raw_ptr, bias_ptr, target, inside, temperature, softcap, HAS_BIAS, HAS_SOFTCAP)
-    return m, s, t, tl.where(inside, z_target, z_y)
+    z_target = load_logits(raw_ptr, bias_ptr, target, inside, temperature, softcap, HAS_BIAS, HAS_SOFTCAP, HAS_TEMPERATURE)
+    return new_m, s + tl.sum(lane_s, 0), t + tl.sum(lane_t, 0), tl.where(inside, z_target, z_y)
 
 
 @triton.jit
@@ -76,15 +114,17 @@ def store_d_logits(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
 ):
     """(12)-(13): write dL/d(raw) of one row. out may be the same memory.
 
     At the target the saved z_y is used: near certainty 1 - p_y cancels, and a recomputed z_y has another rounding than the one in m and s.
     """
+    target = tl.where((target >= 0) & (target < num_columns), target, -1).to(tl.int32)
     for start in range(0, num_columns, BLOCK):
         offs = start + tl.arange(0, BLOCK)
         mask = offs < num_columns
-        z = load_logits(raw_ptr, bias_ptr, offs, mask, temperature, softcap, HAS_BIAS, HAS_SOFTCAP)
+        z = load_logits(raw_ptr, bias_ptr, offs, mask, temperature, softcap, HAS_BIAS, HAS_SOFTCAP, HAS_TEMPERATURE)
         logp = (tl.where(offs == target, z_y, z) - m) - log_s
         p = tl.exp(logp)
         d = tl.where(p > 0, -grad_entropy * p * (logp + entropy), 0.0)
@@ -92,4 +132,6 @@ def store_d_logits(
         if HAS_SOFTCAP:
             capped = tl.where(z == float("-inf"), 1.0, z * temperature / softcap)
             d *= 1.0 - capped * capped
-        tl.store(out_ptr + offs, (d / temperature).to(out_ptr.dtype.element_ty), mask=mask)
+        if HAS_TEMPERATURE:
+            d /= temperature
+        tl.store(out_ptr + offs, d.to(out_ptr.dtype.element_ty), mask=mask)

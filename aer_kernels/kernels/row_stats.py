@@ -31,6 +31,7 @@ def _row_stats_kernel(
     BLOCK: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TEMPERATURE: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
     HAS_KEEP: tl.constexpr,
 ):
@@ -54,6 +55,7 @@ def _row_stats_kernel(
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
+        HAS_TEMPERATURE,
     )
     tl.store(m_ptr + n, m)
     tl.store(s_ptr + n, s)

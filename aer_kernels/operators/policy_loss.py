@@ -97,10 +97,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.dtypes = [None if x is None else x.dtype for x in differentiable(a)]
     ctx.needs, ctx.impl, ctx.num_inputs = a.needs, a.impl, len(inputs)
     ctx.scales_afterwards = _scales_afterwards(a.hidden.dtype)
+    ctx.set_materialize_grads(False)  # or zeros are made for every gradient that is held
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _differentiate(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_loss: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    if grad_loss is None:
+        return (None,) * ctx.num_inputs
     *gradients, scale, main_grad = ctx.saved_tensors
     factor = grad_loss * scale if ctx.scales_afterwards else grad_loss
     found: list[Tensor | None] = []

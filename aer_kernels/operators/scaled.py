@@ -23,14 +23,28 @@ def _(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
     return torch.empty_like(values, dtype=dtype)
 
 
-def handed_out(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
-    """A held gradient times the upstream gradient.
+@torch.library.custom_op("aer_kernels::scale_", mutates_args=("values",), schema="(Tensor(a!) values, Tensor factor, str impl) -> ()")
+def scale_(values: Tensor, factor: Tensor, impl: str) -> None:
+    """values *= factor in fp32."""
+    row_backend(impl, values.device).scale(values, factor, values, add=False)
 
-    On a CPU, where reading is free, a factor of 1 gives the held memory itself if no other backward pass will come for it.
+
+@scale_.register_fake
+def _(values: Tensor, factor: Tensor, impl: str) -> None:
+    return None
+
+
+def handed_out(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
+    """A held gradient times the upstream gradient: the held memory itself if no other backward pass will come for it.
+
+    A factor of 1 then costs nothing: a CPU reads it, a GPU finds out in the kernel.
     """
-    if values.device.type == "cpu" and values.dtype == dtype and _is_last_pass(values) and factor == 1:
-        return values
-    return scaled(values, factor, dtype, impl)
+    if values.dtype != dtype or not _is_last_pass(values):
+        return scaled(values, factor, dtype, impl)
+    if values.device.type == "cpu":
+        return values if factor == 1 else scaled(values, factor, dtype, impl)
+    scale_(values, factor, impl)
+    return values
 
 
 def _is_last_pass(held: Tensor) -> bool:

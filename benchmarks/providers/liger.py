@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,14 @@ from benchmarks.providers.base import Provider, load, need_gpu
 from benchmarks.workloads import Case
 
 
+@lru_cache
+def _fresh_compiler(*shapes: object) -> None:
+    """Once a shape: compiled for a second shape in one process, it fails (torch 2.11: "sources must not be empty for symbol")."""
+    torch._dynamo.reset()
+
+
 def _grpo(case: Case) -> Callable[[], Tensor]:
+    _fresh_compiler(case.hidden.shape, case.weight.shape, case.hidden.dtype)
     make = load("liger_kernel.chunked_loss").LigerFusedLinearGRPOLoss
     loss = make(beta=0.0, use_ref_model=False, loss_type="bnpo", epsilon_low=0.2, epsilon_high=0.2, compiled=True)
     shape = (-1, case.length)

@@ -12,8 +12,8 @@ POINTERS = {
     "num_columns": "i32", "raw_stride": "i32", "out_stride": "i32", "v_start": "i32", "temperature": "fp32", "softcap": "fp32",
     "low": "fp32", "high": "fp32", "dual_clip": "fp32", "kl_coef": "fp32", "max_log_ratio": "fp32",
 }  # fmt: skip
-PLAIN = {"HAS_BIAS": False, "HAS_SOFTCAP": False, "PER_TOKEN_TEMPERATURE": False}
-FULL = {"HAS_BIAS": True, "HAS_SOFTCAP": True, "PER_TOKEN_TEMPERATURE": True}
+PLAIN = {"HAS_BIAS": False, "HAS_SOFTCAP": False, "HAS_TEMPERATURE": False, "PER_TOKEN_TEMPERATURE": False}
+FULL = {"HAS_BIAS": True, "HAS_SOFTCAP": True, "HAS_TEMPERATURE": True, "PER_TOKEN_TEMPERATURE": True}
 GIVEN = FULL | {"HAS_BIAS": False}  # bf16 logits of the user, without a bias, with rows to skip
 TERMS = {"HAS_GRAD_LOGPROBS": True, "HAS_GRAD_ENTROPY": True}
 CASES = {
@@ -61,10 +61,10 @@ def test_compiles_without_spills(case, target):
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-@pytest.mark.parametrize("add", [False, True])
-def test_scale_compiles(add, target):
+@pytest.mark.parametrize(("add", "in_place"), [(False, False), (True, False), (False, True)])
+def test_scale_compiles(add, in_place, target):
     from aer_kernels.kernels.scale import BLOCK, _scale_kernel
 
     signature = {"values_ptr": "*bf16:16", "factor_ptr": "*fp32:16", "out_ptr": "*fp32:16" if add else "*bf16:16", "num_values": "i32:16"}
-    found = aot.compile_kernel(_scale_kernel, signature, {"BLOCK": BLOCK, "ADD": add}, 8, target)
+    found = aot.compile_kernel(_scale_kernel, signature, {"BLOCK": BLOCK, "ADD": add, "IN_PLACE": in_place}, 8, target)
     assert found.spill_bytes == 0 and found.wide_loads > 0

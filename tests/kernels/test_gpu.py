@@ -5,8 +5,9 @@ import torch
 
 from aer_kernels import fused_logprobs, fused_policy_loss, logprobs_from_logits
 from aer_kernels.plan import plan_logprobs, plan_policy_loss
+from aer_kernels.reference import token_statistics
 from aer_kernels.testing import assert_within_budget, head_inputs
-from tests.kernels.cases import check_logprobs, gradients
+from tests.kernels.cases import check_logprobs, eager_logprobs, gradients
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]
 
@@ -182,12 +183,21 @@ def test_compiled_by_inductor():
 
 
 def test_accuracy_of_bf16_inputs():
-    """bf16 products have exact fp32 logits: log-probs and entropy within 5e-6 nats of float64 for logits below 30."""
+    """All of the error is that of the product's fp32 sums: on its very logits, statistics are within 2e-6 nats of float64.
+
+    bf16 logits are what costs: eager is a hundred times further from the truth.
+    """
     x = head_inputs(512, 151_936, 1024, dtype=torch.bfloat16, device="cuda")
     out = fused_logprobs(x.hidden, x.weight, x.targets)
     truth = fused_logprobs(x.hidden.double(), x.weight.double(), x.targets, impl="reference")
-    assert (out.logprobs - truth.logprobs).abs().max() <= 5e-6
-    assert (out.entropy - truth.entropy).abs().max() <= 5e-6
+    product = torch.mm(x.hidden, x.weight.T, out_dtype=torch.float32)
+    own = logprobs_from_logits(product, x.targets)
+    exact = token_statistics(product.double(), x.targets)
+    eager = eager_logprobs(x)
+    for name, got, alone, on_logits, true, stick in zip(("logprobs", "entropy"), out, own, exact, truth, eager, strict=False):
+        assert (alone - on_logits).abs().max() <= 2e-6, name
+        assert_within_budget(name, got, true, on_logits)
+        assert 100 * (got - true).abs().max() <= (stick - true).abs().max(), name
 
 
 def test_runs_are_bitwise_equal():

@@ -62,10 +62,11 @@ def test_opcheck(select_rows):
         retained = head_inputs(N, V, D).requires_grad("hidden", "weight")
         loss = fused_policy_loss(retained.hidden, retained.weight, retained.targets, **TOKENS).loss
         loss.backward(retain_graph=True)
+        torch.ops.aer_kernels.scale_(torch.ones(3), torch.tensor(2.0), "torch")  # a GPU scales held gradients in place
         gradients(given)
         gradients(given, inplace_backward=True)
     assert {f.name().partition("::")[2] for f in seen.calls} == {
-        "policy_loss", "logprobs", "logprobs_backward", "logits_statistics", "d_logits", "overwrite_logits", "scaled", "add_scaled_",
+        "policy_loss", "logprobs", "logprobs_backward", "logits_statistics", "d_logits", "overwrite_logits", "scaled", "scale_", "add_scaled_",
     }  # fmt: skip
     for operator, args in seen.calls.items():
         forward = operator.name().partition("::")[2] in ("policy_loss", "logprobs", "logits_statistics")
