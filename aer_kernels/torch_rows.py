@@ -1,6 +1,6 @@
 """Row operations on blocks of raw logits in plain PyTorch: the same three functions as `aer_kernels.kernels`, for any device.
 
-Rows are walked in small groups that stay in the processor's cache, so beside the block only scratch groups exist.
+Rows are walked in groups, on a CPU so small that they stay in its cache, so beside the block only scratch groups exist.
 Equation numbers are those of `aer_kernels.reference`.
 """
 
@@ -152,16 +152,20 @@ def _finish_group(
 
 def _scratch(raw: Tensor) -> Tensor:
     """Memory of one group: made once, as fresh pages cost more than the arithmetic on them."""
-    rows = group_rows(raw.shape[0], raw.shape[1])
+    rows = _group_rows(raw.shape[0], raw)
     return raw.new_empty(rows, raw.shape[1], dtype=statistics_dtype(raw.dtype))
+
+
+def _group_rows(num_rows: int, raw: Tensor) -> int:
+    return group_rows(num_rows, raw.shape[1], raw.device.type == "cpu")
 
 
 def _groups(raw: Tensor, keep: Tensor | None) -> Iterator[slice] | Iterator[Tensor]:
     if keep is None:
-        size = group_rows(raw.shape[0], raw.shape[1])
+        size = _group_rows(raw.shape[0], raw)
         return (slice(i, min(i + size, raw.shape[0])) for i in range(0, raw.shape[0], size))
     rows = keep.nonzero().squeeze(1)
-    return iter(rows.split(group_rows(rows.numel(), raw.shape[1])) if rows.numel() else ())
+    return iter(rows.split(_group_rows(rows.numel(), raw)) if rows.numel() else ())
 
 
 def _same_memory(raw: Tensor, out: Tensor) -> bool:

@@ -46,10 +46,12 @@ def _triton() -> str | None:
 
 
 def _commit() -> str:
+    if "BENCH_COMMIT" in os.environ:
+        return os.environ["BENCH_COMMIT"]
     here = str(Path(__file__).parent)
     commit = _say(["git", "-C", here, "rev-parse", "--short=12", "HEAD"])
     changed = _say(["git", "-C", here, "status", "--porcelain", "--untracked-files=no"])
-    return f"{commit}{' with changes' if changed else ''}" if commit else os.environ.get("BENCH_COMMIT", "unknown")
+    return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
 
 
 def _say(command: list[str]) -> str | None:

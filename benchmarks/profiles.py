@@ -35,7 +35,7 @@ def _sweeps(dtype: torch.dtype, tokens: tuple, vocab: tuple, hidden: int, length
 
 def gpu() -> list[Workload]:
     """At most eight minutes on an H200 or H100: Qwen-sized heads in bf16."""
-    bf16, v, slow = torch.bfloat16, 151_936, ("torch.compile",)
+    bf16, v, slow = torch.bfloat16, 151_936, ("torch.compile", "aer_kernels (impl=torch)")
     main = [Workload(k, 8192, v, 4096, bf16, rounds=10, without=() if k == "policy" else slow) for k in KINDS if k != "from_logits"]
     narrow = ("policy", "policy_half", "policy_no_entropy", "logprobs", "score")
     main += [Workload(k, 8192, v, 2048, bf16, rounds=10, without=slow) for k in narrow]

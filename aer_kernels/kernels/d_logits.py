@@ -22,8 +22,8 @@ def _d_logits_kernel(
     temperature_ptr,
     m_ptr,
     s_ptr,
+    t_ptr,
     z_y_ptr,
-    entropy_ptr,
     grad_logprobs_ptr,
     grad_entropy_ptr,
     num_columns,
@@ -50,6 +50,8 @@ def _d_logits_kernel(
             return
     if PER_TOKEN_TEMPERATURE:
         temperature = tl.load(temperature_ptr + n)
+    s = tl.load(s_ptr + n)
+    log_s = tl.log(s)
     store_d_logits(
         raw_ptr + n * raw_stride,
         out_ptr + n * out_stride,
@@ -59,9 +61,9 @@ def _d_logits_kernel(
         temperature,
         softcap,
         tl.load(m_ptr + n),
-        tl.log(tl.load(s_ptr + n)),
+        log_s,
         tl.load(z_y_ptr + n),
-        tl.load(entropy_ptr + n),
+        tl.maximum(log_s - tl.load(t_ptr + n) / s, 0.0),
         tl.load(grad_logprobs_ptr + n) if HAS_GRAD_LOGPROBS else 0.0,
         tl.load(grad_entropy_ptr + n) if HAS_GRAD_ENTROPY else 0.0,
         BLOCK,
@@ -100,8 +102,8 @@ def d_logits(
             targets,
             m_ptr=stats.maximum,
             s_ptr=stats.sum_exp,
+            t_ptr=stats.sum_centred,
             z_y_ptr=stats.target_logit,
-            entropy_ptr=stats.entropy(),
             grad_logprobs_ptr=raw if grad_logprobs is None else grad_logprobs,
             grad_entropy_ptr=raw if grad_entropy is None else grad_entropy,
             num_columns=raw.shape[1],
