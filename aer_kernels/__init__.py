@@ -1,7 +1,7 @@
 """Fused log-probs, entropy and policy loss from hidden states, and adaptive entropy control."""
 
 from aer_kernels.api import LogprobsOutput, PolicyLossOutput, fused_logprobs, fused_policy_loss, logprobs_from_logits
-from aer_kernels.controllers import AdaptiveEntropyController, EntropyControlConfig
+from aer_kernels.entropy_control import AdaptiveEntropyController, EntropyControlConfig
 from aer_kernels.head import FusedLMHead
 from aer_kernels.objectives.entropy_change import entropy_slopes
 

@@ -109,7 +109,7 @@ class Loop:
         self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
         self._load_data()
         self.rollout = make_rollout(config, policy, self.prompts, Path(config.run.out), console.message)
-        self.controller = AdaptiveEntropyController(config.entropy)
+        self.controller = AdaptiveEntropyController(replace(config.entropy, updates=config.entropy.updates or config.run.steps))
         optim = config.optim
         self.optimizer = torch.optim.AdamW(policy.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self.progress = Progress()
@@ -170,7 +170,9 @@ class Loop:
         alpha, saturated = self.controller.alpha, self.controller.saturated
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
-        self.controller.update(result.entropy_sum, result.num_tokens, (result.slopes["policy"], result.slopes["bonus"]))
+        slopes = result.slopes
+        others = slopes["policy"] + slopes["applied"] - alpha * slopes["bonus"]  # what alpha has to balance, sharpening included
+        self.controller.update(result.entropy_sum, result.num_tokens, (others, slopes["bonus"]))
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)
@@ -181,7 +183,7 @@ class Loop:
             **batch_metrics(batch),
             "entropy/coef": alpha,
             "entropy/saturated": int(saturated),
-            **slope_metrics(result.slopes, alpha, result.num_tokens),
+            **slope_metrics(slopes, result.num_tokens),
             **result.metrics,
             **controller_metrics(self.controller),
             **synced,

@@ -29,15 +29,19 @@ class UpdateResult:
     num_tokens: int
     """Loss tokens."""
     slopes: dict[str, float]
-    """Sums over the loss tokens by field of `EntropySlopes`."""
+    """Sums over the loss tokens by name: SLOPES."""
     metrics: dict[str, float | None]
     """None where there was nothing to measure."""
+
+
+SLOPES = (*EntropySlopes._fields, "applied", "applied_square")
+"""Those of `EntropySlopes` for the weights at alpha = 1, and the bonus' ones for the coefficients that are applied."""
 
 
 class Totals:
     """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", *EntropySlopes._fields, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
+    NAMES = ("entropy", *SLOPES, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
     LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
@@ -62,7 +66,9 @@ class Totals:
             weights: (B,) w(q).
         """
         slopes = entropy_slopes(logprobs, entropy, advantages=advantages, weights=weights[:, None], loss_mask=batch.loss_mask)
-        for name, slope in zip(slopes._fields, slopes, strict=True):
+        coef = batch.entropy_coef[:, None]
+        applied = entropy_slopes(logprobs, entropy, advantages=advantages, weights=coef, loss_mask=batch.loss_mask)
+        for name, slope in zip(SLOPES, (*slopes, applied.bonus, applied.bonus_square), strict=True):
             self._sums[name] += slope
 
     def add_update(self, batch: MicroBatch, metrics: dict[str, Tensor], weight: float) -> None:
@@ -128,7 +134,7 @@ def update_policy(
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
     if shares:
         metrics["optim/bonus_share"] = math.fsum(shares) / len(shares)
-    return UpdateResult(sums["entropy"], num_tokens, {name: sums[name] for name in EntropySlopes._fields}, metrics)
+    return UpdateResult(sums["entropy"], num_tokens, {name: sums[name] for name in SLOPES}, metrics)
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:

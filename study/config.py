@@ -104,9 +104,9 @@ class Study:
             "model": {"name": str(policy)},
             "data": {"train": f"builtin:{task}:{job.hard_share:g}"},
             "reward": {"kind": task, "workers": 1},
-            "run": {"out": str(out), "seed": job.seed, "steps": matrix.steps, "threads": 1, "device": "cpu", "save_samples_every": 0},
+            "run": {"out": str(out), "seed": job.seed, "steps": matrix.steps, "threads": 1, "save_samples_every": 0},
         }
-        tree = merge(setting.get("settings", {}), self.methods[job.method], own)
+        tree = merge({"run": {"device": "cpu"}}, setting.get("settings", {}), self.methods[job.method], own)
         tree["optim"] = tree.get("optim", {}) | {"lr": job.lr_scale * setting["lr"]}
         return parse(tyro.conf.FlagConversionOff[TrainConfig], f"{job.folder}", flags(tree), TrainConfig())
 

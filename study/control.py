@@ -17,9 +17,12 @@ def holds(found: StepResponse) -> bool:
     return found.in_band >= IN_BAND and found.largest <= OVERSHOOT
 
 
-def response_of(record: Record, tau: float | None = None) -> StepResponse:
-    """Return the step response of a run to its own target, or to tau times its first entropy. A run that diverged holds nothing."""
-    quantity = record["curves"][record.get("quantity", "entropy")]
-    target = record["target"] if tau is None else tau * quantity[0]
-    found = step_response(quantity, [target] * len(quantity))
+def has_target(record: Record) -> bool:
+    """Return whether the run had a target to hold."""
+    return bool(record["curves"]["target"]) and record["curves"]["target"][0] is not None
+
+
+def response_of(record: Record) -> StepResponse:
+    """Return the step response of a run to its own target. A run that diverged holds nothing."""
+    found = step_response(record["curves"]["entropy"], record["curves"]["target"])
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)

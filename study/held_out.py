@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from aer_train.checkpoint import latest
 from aer_train.config import TrainConfig
 from aer_train.estimates import pass_at_k
-from aer_train.model import load_policy
+from aer_train.model import load_policy, resolve_device
 from aer_train.rollout.hf import HFRollout
 from aer_train.tasks import builtin_prompts
 from aer_train.tasks.prompts import TIERS
@@ -31,7 +29,7 @@ def right_samples(run: Path, config: TrainConfig, split: str, samples: int, limi
     assert newest is not None, "a finished run has a checkpoint"
     task = config.reward.kind
     prompts = builtin_prompts(f"builtin:{task}", split, limit, 0)
-    policy = load_policy(replace(config.model, name=str(newest)), torch.device("cpu"))
+    policy = load_policy(replace(config.model, name=str(newest)), resolve_device(config.run.device))
     drawn = HFRollout(policy, config.rollout).generate(prompts, samples, (config.run.seed, "study", split))
     with Verifier(task, workers=1) as verifier:
         verdicts = verifier.score_many([(sample.text, prompts[sample.prompt].answer) for sample in drawn])

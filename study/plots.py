@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aer_train.band import BAND, SPAN, trailing_mean
 from aer_train.estimates import shown_ks
 from aer_train.report.plots import COLORS
+from study.control import has_target
 from study.held_out import pass_at
 from study.records import Record
 
@@ -71,8 +72,11 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
 
 def relative(record: Record) -> list[float]:
     """Return the smoothed entropy of a run over its target; over its first value when it has none."""
-    smoothed = trailing_mean(record["curves"]["entropy"], SPAN)
-    return [value / (record["target"] or smoothed[0]) for value in smoothed]
+    smoothed, curves = trailing_mean(record["curves"]["entropy"], SPAN), record["curves"]
+    return [
+        value / target
+        for value, target in zip(smoothed, curves["target"] if has_target(record) else smoothed[:1] * len(smoothed), strict=True)
+    ]
 
 
 def _grid(rows: int, columns: int, panel: Callable[[Axes, int, int], None], path: Path) -> None:

@@ -15,7 +15,8 @@ REPORT = "warmup.json"
 
 def policy_folder(cache: Path, setting: Tree) -> Path:
     """Where the policy of a setting is kept."""
-    return cache / f"{setting['task']}-{setting['size']}-seed{setting.get('policy_seed', 0)}"
+    rare = setting.get("rare", warmup.RARE)
+    return cache / f"{setting['task']}-{setting['size']}-rare{rare:g}-seed{setting.get('policy_seed', 0)}"
 
 
 def prepare(cache: Path, setting: Tree) -> Path:
@@ -23,7 +24,9 @@ def prepare(cache: Path, setting: Tree) -> Path:
     folder = policy_folder(cache, setting)
     steps = setting.get("warmup_steps")
     if not folder.exists():
-        warmup.warm_up(folder, setting["task"], setting["size"], setting.get("policy_seed", 0), None if steps is None else tuple(steps))
+        seed, rare = setting.get("policy_seed", 0), setting.get("rare", warmup.RARE)
+        device = setting.get("settings", {}).get("run", {}).get("device", "cpu")
+        warmup.warm_up(folder, setting["task"], setting["size"], seed, None if steps is None else tuple(steps), rare, device)
     if not (folder / REPORT).exists():
         write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"]), indent=2))
     return folder

@@ -17,6 +17,7 @@ DONE = "record.json"
 CURVES = {
     "entropy": "entropy/mean",
     "per_response": "entropy/per_response",
+    "target": "entropy/target",
     "coef": "entropy/coef",
     "easy": "reward/tier/easy",
     "hard": "reward/tier/hard",
@@ -46,7 +47,6 @@ def summarize(job: Job, run: Path, right: dict[str, Counts], samples: int, diver
         **asdict(job),
         "steps": len(rows),
         "diverged": diverged,
-        "target": rows[-1]["entropy/target"] if rows else None,
         "curves": {name: [_round(row.get(metric)) for row in rows] for name, metric in CURVES.items()},
         "samples": samples,
         "right": right,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from study.control import holds, response_of
+from study.control import has_target, holds, response_of
 from study.held_out import pass_at
 from study.records import Record
 from study.statistics import Estimate, estimate, paired
@@ -26,7 +26,7 @@ LAST = 20
 
 def control_table(records: Sequence[Record]) -> str:
     """How each method with a target held it: one row a method and setting, and one over all settings."""
-    records = [record for record in records if record["target"] is not None]
+    records = [record for record in records if has_target(record)]
     lines = [
         "| controller | setting | runs held | in band: mean, least | largest / H* | smallest / H* | steps to the band | last coefficient |",
         "|---|---|---|---|---|---|---|---|",

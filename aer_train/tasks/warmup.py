@@ -33,8 +33,12 @@ LR_WARMUP = 50
 SIZES = {
     "small": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "head_dim": 16},
     "base": {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "head_dim": 32},
+    "large": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "head_dim": 64},
 }
-"""Shapes of the models: 0.15M and 0.59M parameters."""
+"""Shapes of the models: 0.15M, 0.59M and 22M parameters; large is for a GPU."""
+
+REFERENCE_WIDTH = 128
+"""Width for which the learning rates of the warm-up are; that of another falls as the width grows."""
 
 STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150)}
 """Optimizer steps of the two stages."""
@@ -75,7 +79,13 @@ def build_model(size: str = "base", vocab_size: int = 2 + len(COUNTDOWN.characte
 
 
 def warm_up(
-    out: Path, name: str = "countdown", size: str = "base", seed: int = 0, steps: tuple[int, int] | None = None, rare: float = RARE
+    out: Path,
+    name: str = "countdown",
+    size: str = "base",
+    seed: int = 0,
+    steps: tuple[int, int] | None = None,
+    rare: float = RARE,
+    device: str = "cpu",
 ) -> None:
     """Train a policy and write it to `out`, a Hugging Face folder (minutes on one core).
 
@@ -86,6 +96,7 @@ def warm_up(
         seed: of initialisation and data.
         steps: optimizer steps of the two stages; None is STEPS.
         rare: probability of the rare strategy in the second stage, in [0, 1].
+        device: where it is trained.
     """
     if out.exists():
         raise ValueError(f"out must not exist yet, got {out}")
@@ -95,14 +106,16 @@ def warm_up(
     skill_steps, habit_steps = STEPS[name] if steps is None else steps
     torch.manual_seed(seed)
     tokenizer, rng = build_tokenizer(chosen.characters), random.Random(seed)
-    model = build_model(size, len(tokenizer))
-    _train(model, tokenizer, chosen, rng, "skill", skill_steps, 2e-3, chosen.skill_answer)
-    _train(model, tokenizer, chosen, rng, "habit", habit_steps, 5e-4, lambda problem, rng: chosen.habit_answer(problem, rng, rare))
+    model: Any = build_model(size, len(tokenizer))
+    model.to(device)
+    scale = min(1.0, REFERENCE_WIDTH / SIZES[size]["hidden_size"])
+    _train(model, tokenizer, chosen, rng, "skill", skill_steps, scale * 2e-3, chosen.skill_answer)
+    _train(model, tokenizer, chosen, rng, "habit", habit_steps, scale * 5e-4, lambda problem, rng: chosen.habit_answer(problem, rng, rare))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".warmup-", dir=out.parent))
     try:
         model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
-        model.half().save_pretrained(temporary)
+        model.cpu().half().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
@@ -130,7 +143,7 @@ def _train(
         problems = [task.draw("train", TIERS[i % 2], rng) for i in range(BATCH)]
         pairs = [(task.render(problem, rng).text, answer(problem, rng)) for problem in problems]
         ids, labels = _encode(tokenizer, pairs)
-        loss = model(input_ids=ids, labels=labels).loss
+        loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,9 +187,10 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rare", type=float, default=RARE)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    warm_up(arguments.out, arguments.task, arguments.size, arguments.seed, rare=arguments.rare)
+    warm_up(arguments.out, arguments.task, arguments.size, arguments.seed, rare=arguments.rare, device=arguments.device)
     for name, share in report(arguments.out, arguments.task).items():
         print(f"{name}: {share:.4f}")
 

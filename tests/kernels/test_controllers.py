@@ -69,7 +69,7 @@ def test_no_windup(kind, bound):
     ctl = controller(kind=kind, target=1.0)
     feed(ctl, [0.0] * 500)
     assert ctl.alpha == 0.6 and ctl.saturated
-    assert ctl.state_dict()["integral"] < bound  # aer: frozen where kp * e + I first reached the cap: 0.6 - 0.5
+    assert ctl.state_dict()["rule"]["integral"] < bound  # aer: frozen where kp * e + I first reached the cap: 0.6 - 0.5
     feed(ctl, [1.4] * 4)
     assert ctl.alpha == 0.0
 
@@ -80,7 +80,7 @@ def test_brakes_from_above_without_going_negative(kind):
     feed(ctl, [0.7] * 20)
     assert ctl.alpha > 0
     assert feed(ctl, [3.0] * 10)[-1] == 0.0
-    assert ctl.state_dict()["integral"] >= 0.0
+    assert ctl.state_dict()["rule"]["integral"] >= 0.0
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
@@ -227,7 +227,7 @@ def test_state_of_another_rule_is_refused():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"kind": "pid"}, "kind must be one of aer, balance, off, fixed, bang_bang, proportional, integral, got 'pid'"),
+        ({"kind": "pid"}, "kind must be one of aer, balance, off, fixed, bang_bang, proportional, integral, log_pi, self_tuned, got 'pid'"),
         ({"tau": 0.0}, "tau must be > 0, got 0.0"),
         ({"rho": 1.5}, r"rho must be in \(0, 1\], got 1.5"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),

@@ -58,8 +58,9 @@ def record(method, seed, hard, easy, target=1.0, entropy=(2.0, 1.0, 1.0), diverg
     """A record whose runs had 4 samples of 2 prompts of each tier; `hard` and `easy` are right samples."""
     right = {"hard": list(hard), "easy": list(easy)}
     return {
-        "setting": setting, "method": method, "hard_share": 0.5, "lr_scale": 1.0, "seed": seed, "steps": len(entropy), "diverged": diverged, "target": target,
-        "samples": 4, "right": {"validation": right, "test": right}, "curves": {"entropy": list(entropy), "coef": [0.1] * len(entropy)},
+        "setting": setting, "method": method, "hard_share": 0.5, "lr_scale": 1.0, "seed": seed, "steps": len(entropy), "diverged": diverged,
+        "samples": 4, "right": {"validation": right, "test": right},
+        "curves": {"entropy": list(entropy), "target": [target] * len(entropy), "coef": [0.1] * len(entropy)},
     }  # fmt: skip
 
 
@@ -81,7 +82,10 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     assert [r["method"] for r in records] == ["aer", "grpo"]
     aer, grpo = records
     assert len(aer["curves"]["entropy"]) == 3 and aer["curves"]["entropy"][0] == grpo["curves"]["entropy"][0]
-    assert aer["target"] == pytest.approx(0.7 * aer["curves"]["entropy"][0], rel=1e-3) and grpo["target"] is None
+    assert (
+        aer["curves"]["target"] == pytest.approx([0.7 * aer["curves"]["entropy"][0]] * 3, rel=1e-3)
+        and grpo["curves"]["target"] == [None] * 3
+    )
     assert {split: {tier: len(counts) for tier, counts in tiers.items()} for split, tiers in aer["right"].items()} == {
         "validation": {"easy": 2, "hard": 2},
         "test": {"easy": 2, "hard": 2},

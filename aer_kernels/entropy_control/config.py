@@ -1,0 +1,131 @@
+"""The configuration of entropy control, and the formulas behind its symbols.
+
+Source: arXiv:2510.10959 names three parts: difficulty-aware allocation, a target anchored to the initial entropy, and a global
+coefficient that is adjusted all the time. The formulas below are this project's concrete form of them, not the paper's:
+
+    w(q)     = max(0, 1 - accuracy(q) / rho)                     difficulty weight of a prompt           (C1)
+    H*       = tau * H_0                                         target; H_0 is the first measured batch (C2)
+    Hbar     = ema * Hbar + (1 - ema) * H                        smoothed token-mean entropy, nats       (C3)
+    e        = (H* - Hbar) / H*                                  relative error, scale-free              (C4)
+    I        = clip(I + ki * e, 0, max_coef)                     frozen while the output saturates in    (C5)
+                                                                 the direction of e (anti-windup)
+    alpha    = clip(kp * e + I, min_coef, max_coef)              the global coefficient                  (C6)
+    coef(q)  = alpha * w(q) / max(weight_floor, mean_q w(q))     what a prompt's tokens are given        (C7)
+
+Explore first, then settle: with tau_end the target is held for the first `hold` of the updates and then moves to tau_end in a straight
+line. With sharpen > 0 the prompts that are solved are pushed the other way, v(q), always by `sharpen` and by more while entropy is above a
+ceiling C; what the policy can do already need not pay for exploration where it fails.
+
+    tau(t)   = tau + (tau_end - tau) * max(0, t / updates - hold) / (1 - hold)                           (C8)
+    v(q)     = max(0, (accuracy(q) - rho) / (1 - rho))           0 where rho = 1
+    C        = max(H*, H_0) until the target moves, then H*
+    alpha    = clip(kp * (C - Hbar) / H*, -max_coef, 0)          while Hbar > C
+    coef(q)  = (C7) if alpha >= 0 else alpha * v(q), and always - sharpen * v(q)                         (C9)
+
+The gains of kind `aer` are absolute: they suit a task on which the coefficient that is needed is of the order of 0.1. Over the sizes of
+advantages, aggregations of the policy term and peaks of the policy it differs by orders of magnitude, and `balance` measures it:
+
+    B        = ema_s(max(0, -policy slope)) / ema_s(bonus slope) the coefficient at which policy         (C10)
+                                                                 gradient and bonus cancel
+    I        = clip(I + ki * e, 0, INTEGRAL_BOUND)               frozen as in (C5)                       (C11)
+    alpha    = clip(B * (kp * e + I), min_coef, max_coef)                                                (C12)
+
+with B * kp for kp in (C9). The slopes are those of `objectives.entropy_change`, which cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["aer", "balance", "off", "fixed", "bang_bang", "proportional", "integral", "log_pi", "self_tuned"]
+Difficulty = Literal["hinge", "linear", "uniform"]
+
+RELATIVE = ("aer", "balance", "log_pi", "self_tuned")
+"""Kinds whose error is relative to the target."""
+
+
+@dataclass(frozen=True)
+class EntropyControlConfig:
+    """How the entropy coefficient is chosen; see the module docstring for the symbols."""
+
+    kind: Kind = "aer"
+    """aer: PI rule (C3-C6). balance: the same in units of the balance coefficient (C10-C12). fixed: alpha = coef. bang_bang: Skywork-OR1 /
+    TRL rule. proportional: kp * max(0, H* - H). integral: alpha <- clip(alpha + ki * (H* - H)). log_pi: PI on log alpha, with a brake on
+    the slope of the entropy. self_tuned: the response of the entropy to alpha is estimated by recursive least squares. off: no entropy
+    term."""
+    tau: float = 0.85
+    """Target as a share of the initial entropy, > 0."""
+    tau_end: float | None = None
+    """Share at the last update, > 0 (C8); None: tau is held to the end. Needs `updates`, which the trainer fills in."""
+    hold: float = 0.5
+    """Share of the updates in [0, 1) before the target moves to tau_end."""
+    updates: int | None = None
+    """Updates of the controller over the whole run, > 0; only tau_end needs it. The trainer puts its own number of steps here."""
+    target: float | None = None
+    """Absolute target in nats, >= 0; None means tau * H_0. With tau_end it moves to target * tau_end / tau."""
+    difficulty: Difficulty = "hinge"
+    """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt."""
+    rho: float = 1.0
+    """Accuracy in (0, 1] at which the hinge weight reaches 0."""
+    include_all_wrong: bool = True
+    """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
+    normalize_weights: bool = True
+    """Divide the weights by their batch mean, so that alpha's scale does not move with accuracy (C7)."""
+    weight_floor: float = 0.05
+    """Smallest divisor used by normalize_weights, in (0, 1]."""
+    kp: float | None = None
+    """Proportional gain: dimensionless but for proportional, where it is 1/nats. None: as in `rules.GAINS`."""
+    ki: float | None = None
+    """Integral gain per step: dimensionless but for integral, where it is 1/nats. None: as in `rules.GAINS`."""
+    ema: float = 0.5
+    """Weight of the past in the smoothed entropy, in [0, 1)."""
+    coef: float = 0.0
+    """The coefficient itself for fixed; the starting coefficient for bang_bang and integral. >= 0."""
+    min_coef: float = 0.0
+    """Lower bound of the coefficient, >= 0, but for (C9)."""
+    max_coef: float = 0.6
+    """Upper bound of the coefficient (and of the integral part of aer)."""
+    sharpen: float = 0.0
+    """Coefficient, >= 0, with which the entropy of solved prompts is lowered (C9); needs rho < 1 and a kind other than off. aer and balance
+    lower it further while entropy is above its ceiling. 0: entropy is never lowered."""
+    step: float = 0.005
+    """bang_bang: what is added or taken away at each update, > 0."""
+
+    def __post_init__(self) -> None:
+        _check_choice("kind", self.kind, get_args(Kind))
+        _check_choice("difficulty", self.difficulty, get_args(Difficulty))
+        _check("tau", self.tau, self.tau > 0, "be > 0")
+        _check("tau_end", self.tau_end, self.tau_end is None or self.tau_end > 0, "be > 0 or None")
+        _check("hold", self.hold, 0 <= self.hold < 1, "be in [0, 1)")
+        _check("updates", self.updates, self.updates is None or self.updates > 0, "be > 0 or None")
+        _check("target", self.target, self.target is None or self.target >= 0, "be >= 0 or None")
+        _check("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
+        _check("weight_floor", self.weight_floor, 0 < self.weight_floor <= 1, "be in (0, 1]")
+        _check("kp", self.kp, self.kp is None or self.kp >= 0, "be >= 0 or None")
+        _check("ki", self.ki, self.ki is None or self.ki >= 0, "be >= 0 or None")
+        _check("ema", self.ema, 0 <= self.ema < 1, "be in [0, 1)")
+        _check("min_coef", self.min_coef, self.min_coef >= 0, "be >= 0")
+        _check("max_coef", self.max_coef, self.max_coef >= self.min_coef, f"be >= min_coef ({self.min_coef})")
+        _check("coef", self.coef, self.coef >= 0, "be >= 0")
+        _check("sharpen", self.sharpen, self.sharpen >= 0, "be >= 0")
+        _check("step", self.step, self.step > 0, "be > 0")
+        if self.kind in RELATIVE and self.target == 0:
+            raise ValueError(f"target must be > 0 for kind={self.kind!r} (its error is relative to the target), got 0")
+        if self.kind == "log_pi":
+            _check("max_coef", self.max_coef, self.max_coef > 0, "be > 0 for kind='log_pi'")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is an entropy term at all. Never derived from a coefficient: one that reached 0 must be able to rise."""
+        return self.kind != "off"
+
+
+def _check(name: str, value: object, ok: bool, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} must {rule}, got {value}")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    _check(name, repr(value), value in choices, f"be one of {', '.join(choices)}")

@@ -1,0 +1,32 @@
+"""Difficulty-aware allocation: what share of the entropy pressure each prompt gets, and of the opposite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aer_kernels.entropy_control.config import EntropyControlConfig
+
+
+def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:
+    """Return w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7).
+
+    Args:
+        accuracy: (P,) fp32, mean verified reward of each prompt's samples, in [0, 1].
+    """
+    if config.difficulty == "uniform":
+        weights = accuracy.new_ones(accuracy.shape)
+    else:
+        weights = (1.0 - accuracy / (config.rho if config.difficulty == "hinge" else 1.0)).clamp(min=0.0)
+    if not config.include_all_wrong:
+        weights = weights.masked_fill(accuracy <= 0, 0.0)
+    if config.normalize_weights and weights.numel():
+        weights = weights / weights.mean().clamp(min=config.weight_floor)
+    return weights
+
+
+def solved_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:
+    """Return v(q) of (C9), in [0, 1]; `accuracy` as for `difficulty_weights`."""
+    if config.rho >= 1:
+        return torch.zeros_like(accuracy)
+    return ((accuracy - config.rho) / (1.0 - config.rho)).clamp(min=0.0)
