@@ -98,8 +98,8 @@ class Console:
 
 def numbers(row: Row) -> str:
     """Return the numbers of a step that matter, in one line."""
-    target, smoothed = row.get("entropy/target"), row.get("entropy/mean")
-    entropy = "" if smoothed is None else f"  H {smoothed:.3f}" + ("" if target is None else f" -> {target:.3f}")
+    target, held = row.get("entropy/target"), row.get("entropy/controlled", row.get("entropy/mean"))
+    entropy = "" if held is None else f"  H {held:.3f}" + ("" if target is None else f" -> {target:.3f}")
     return f"reward {row['reward/mean']:.3f}{entropy}  coef {row['entropy/coef']:.3f}  {row['perf/tokens_per_second']:,.0f} tok/s"
 
 

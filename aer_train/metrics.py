@@ -74,6 +74,7 @@ def batch_metrics(batch: Batch) -> Row:
 def controller_metrics(controller: AdaptiveEntropyController) -> Row:
     """Return what the controller aims at and holds, nats."""
     return {
+        "entropy/controlled": controller.last_entropy,
         "entropy/smoothed": controller.smoothed_entropy,
         "entropy/target": controller.target if controller.enabled else None,
         "entropy/initial": controller.initial_entropy,

@@ -172,7 +172,8 @@ class Loop:
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         slopes = result.slopes
         others = slopes["policy"] + slopes["applied"] - alpha * slopes["bonus"]  # what alpha has to balance, sharpening included
-        self.controller.update(result.entropy_sum, result.num_tokens, (others, slopes["bonus"]))
+        count = result.num_tokens if config.entropy.quantity == "token" else result.num_responses
+        self.controller.update(result.entropy_sum, count, (others, slopes["bonus"]))
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)

@@ -28,6 +28,8 @@ class UpdateResult:
     """Nats, over the loss tokens of the step, of the policy that sampled them."""
     num_tokens: int
     """Loss tokens."""
+    num_responses: int
+    """Responses that they make up."""
     slopes: dict[str, float]
     """Sums over the loss tokens by name: SLOPES."""
     metrics: dict[str, float | None]
@@ -118,6 +120,7 @@ def update_policy(
                 shares += [] if bonus is None else [bonus]
         sums = totals.read()
     num_tokens = sum(len(batch.samples[row].tokens) for part in parts for row in part)
+    num_responses = sum(map(len, parts))
     metrics = {
         "policy/loss": math.fsum(losses) / updates,
         "policy/clip_frac": _mean(sums, "clip_frac", sums["weight"]),
@@ -126,7 +129,7 @@ def update_policy(
         "optim/grad_norm": math.fsum(norms) / updates,
         "optim/lr": rate,
         "entropy/mean": _mean(sums, "entropy", num_tokens),
-        "entropy/per_response": _mean(sums, "entropy", sum(map(len, parts))),
+        "entropy/per_response": _mean(sums, "entropy", num_responses),
         "tokens/padding_frac": _mean(sums, "padding", sums["positions"]),
         **mismatch_metrics(sums, num_tokens),
     }
@@ -134,7 +137,7 @@ def update_policy(
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
     if shares:
         metrics["optim/bonus_share"] = math.fsum(shares) / len(shares)
-    return UpdateResult(sums["entropy"], num_tokens, {name: sums[name] for name in SLOPES}, metrics)
+    return UpdateResult(sums["entropy"], num_tokens, num_responses, {name: sums[name] for name in SLOPES}, metrics)
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:

@@ -24,5 +24,5 @@ def has_target(record: Record) -> bool:
 
 def response_of(record: Record) -> StepResponse:
     """Return the step response of a run to its own target. A run that diverged holds nothing."""
-    found = step_response(record["curves"]["entropy"], record["curves"]["target"])
+    found = step_response(record["curves"]["controlled"], record["curves"]["target"])
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)

@@ -17,6 +17,7 @@ DONE = "record.json"
 CURVES = {
     "entropy": "entropy/mean",
     "per_response": "entropy/per_response",
+    "controlled": "entropy/controlled",
     "target": "entropy/target",
     "coef": "entropy/coef",
     "easy": "reward/tier/easy",

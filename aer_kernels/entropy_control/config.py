@@ -5,7 +5,7 @@ coefficient that is adjusted all the time. The formulas below are this project's
 
     w(q)     = max(0, 1 - accuracy(q) / rho)                     difficulty weight of a prompt           (C1)
     H*       = tau * H_0                                         target; H_0 is the first measured batch (C2)
-    Hbar     = ema * Hbar + (1 - ema) * H                        smoothed token-mean entropy, nats       (C3)
+    Hbar     = ema * Hbar + (1 - ema) * H                        smoothed entropy of the batch, nats     (C3)
     e        = (H* - Hbar) / H*                                  relative error, scale-free              (C4)
     I        = clip(I + ki * e, 0, max_coef)                     frozen while the output saturates in    (C5)
                                                                  the direction of e (anti-windup)
@@ -17,7 +17,7 @@ line. With sharpen > 0 the prompts that are solved are pushed the other way, v(q
 ceiling C; what the policy can do already need not pay for exploration where it fails.
 
     tau(t)   = tau + (tau_end - tau) * max(0, t / updates - hold) / (1 - hold)                           (C8)
-    v(q)     = max(0, (accuracy(q) - rho) / (1 - rho))           0 where rho = 1
+    v(q)     = max(0, (accuracy(q) - solved) / (1 - solved))
     C        = max(H*, H_0) until the target moves, then H*
     alpha    = clip(kp * (C - Hbar) / H*, -max_coef, 0)          while Hbar > C
     coef(q)  = (C7) if alpha >= 0 else alpha * v(q), and always - sharpen * v(q)                         (C9)
@@ -55,6 +55,9 @@ class EntropyControlConfig:
     TRL rule. proportional: kp * max(0, H* - H). integral: alpha <- clip(alpha + ki * (H* - H)). log_pi: PI on log alpha, with a brake on
     the slope of the entropy. self_tuned: the response of the entropy to alpha is estimated by recursive least squares. off: no entropy
     term."""
+    quantity: Literal["token", "response"] = "token"
+    """What is held, and what the caller counts in `update`. token: mean entropy of a token. response: mean of the summed entropy of a
+    response, which nearly certain tokens that make responses longer do not dilute."""
     tau: float = 0.85
     """Target as a share of the initial entropy, > 0."""
     tau_end: float | None = None
@@ -88,13 +91,16 @@ class EntropyControlConfig:
     max_coef: float = 0.6
     """Upper bound of the coefficient (and of the integral part of aer)."""
     sharpen: float = 0.0
-    """Coefficient, >= 0, with which the entropy of solved prompts is lowered (C9); needs rho < 1 and a kind other than off. aer and balance
+    """Coefficient, >= 0, with which the entropy of solved prompts is lowered (C9). aer and balance
     lower it further while entropy is above its ceiling. 0: entropy is never lowered."""
+    solved: float = 0.5
+    """Accuracy in [0, 1) above which a prompt counts as solved (C9)."""
     step: float = 0.005
     """bang_bang: what is added or taken away at each update, > 0."""
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
+        _check_choice("quantity", self.quantity, ("token", "response"))
         _check_choice("difficulty", self.difficulty, get_args(Difficulty))
         _check("tau", self.tau, self.tau > 0, "be > 0")
         _check("tau_end", self.tau_end, self.tau_end is None or self.tau_end > 0, "be > 0 or None")
@@ -110,6 +116,7 @@ class EntropyControlConfig:
         _check("max_coef", self.max_coef, self.max_coef >= self.min_coef, f"be >= min_coef ({self.min_coef})")
         _check("coef", self.coef, self.coef >= 0, "be >= 0")
         _check("sharpen", self.sharpen, self.sharpen >= 0, "be >= 0")
+        _check("solved", self.solved, 0 <= self.solved < 1, "be in [0, 1)")
         _check("step", self.step, self.step > 0, "be > 0")
         if self.kind in RELATIVE and self.target == 0:
             raise ValueError(f"target must be > 0 for kind={self.kind!r} (its error is relative to the target), got 0")

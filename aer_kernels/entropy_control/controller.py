@@ -21,7 +21,7 @@ class AdaptiveEntropyController:
         ctl = AdaptiveEntropyController(EntropyControlConfig())
         coef = ctl.coefficients(group_accuracy)          # (P,) alpha * w(q): give each prompt's value to its tokens
         ...forward, backward, optimizer step...
-        ctl.update(entropy_sum, token_count)             # both summed over micro-batches and ranks
+        ctl.update(entropy_sum, num_tokens)              # both summed over micro-batches and ranks
 
     alpha is fixed between two updates. The entropy given to `update` must be that of the tempered distribution and of the loss tokens
     that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `applied_weights` as weights.
@@ -65,6 +65,11 @@ class AdaptiveEntropyController:
         return self._initial
 
     @property
+    def last_entropy(self) -> float | None:
+        """H of the last update, nats."""
+        return self._last
+
+    @property
     def smoothed_entropy(self) -> float | None:
         """Hbar of (C3), nats."""
         return self._smoothed
@@ -103,24 +108,24 @@ class AdaptiveEntropyController:
         """What alpha is multiplied by now: `weights`, or while entropy is pushed down v(q) of (C9)."""
         return solved_weights(accuracy, self.config) if self.alpha < 0 else self.weights(accuracy)
 
-    def update(self, entropy_sum: float | Tensor, token_count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
+    def update(self, entropy_sum: float | Tensor, count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
 
         Args:
             entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
-            token_count: number of those tokens, > 0 (a step without loss tokens changes nothing).
+            count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
             slopes: over those tokens, that of the policy gradient (and of what else moves the entropy, sharpening) and that of the bonus
                 (the first two of `EntropySlopes`); needed by kind balance.
         Raises:
             ValueError - the entropy or a slope is not finite, or kind balance gets no slopes.
         """
-        total, count = float(entropy_sum), float(token_count)
-        if count <= 0:
+        total, number = float(entropy_sum), float(count)
+        if number <= 0:
             return self.alpha
-        entropy = total / count
+        entropy = total / number
         if not math.isfinite(entropy):
-            raise ValueError(f"entropy_sum must be finite, got {total} over {count:g} tokens")
-        measured = self._per_token(slopes, count) if self.config.kind == "balance" else None
+            raise ValueError(f"entropy_sum must be finite, got {total} over {number:g}")
+        measured = self._each(slopes, number) if self.config.kind == "balance" else None
         if self._initial is None:
             self._initial = self._smoothed = entropy
         assert self._smoothed is not None, "set together with the initial entropy"
@@ -133,13 +138,13 @@ class AdaptiveEntropyController:
         self._coef = coef if self.config.kind in ("off", "fixed") else self._clip(coef)
         return self.alpha
 
-    def _per_token(self, slopes: Sequence[float | Tensor] | None, count: float) -> tuple[float, float]:
+    def _each(self, slopes: Sequence[float | Tensor] | None, number: float) -> tuple[float, float]:
         if slopes is None:
             raise ValueError("slopes must be given for kind='balance' (see entropy_slopes), got None")
         policy, bonus = float(slopes[0]), float(slopes[1])
         if not (math.isfinite(policy) and math.isfinite(bonus)):
             raise ValueError(f"slopes must be finite, got {policy} and {bonus}")
-        return policy / count, bonus / count
+        return policy / number, bonus / number
 
     def _target(self) -> float:
         assert self._initial is not None or self.config.target is not None, "the target is known after the first update"

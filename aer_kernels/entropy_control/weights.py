@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
@@ -27,6 +26,4 @@ def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor
 
 def solved_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:
     """Return v(q) of (C9), in [0, 1]; `accuracy` as for `difficulty_weights`."""
-    if config.rho >= 1:
-        return torch.zeros_like(accuracy)
-    return ((accuracy - config.rho) / (1.0 - config.rho)).clamp(min=0.0)
+    return ((accuracy - config.solved) / (1.0 - config.solved)).clamp(min=0.0)

@@ -6,7 +6,7 @@ The page draws these in the browser and `aer_train.report.plots` as PNG files, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -140,17 +140,26 @@ def pass_at_k(runs: Sequence[Run]) -> Chart:
 
 
 def entropy(runs: Sequence[Run]) -> Chart:
-    """Token entropy with the target and its band, and the entropy of a whole response."""
+    """Entropy of a token and of a response; the one that a run holds has its target and the band around it."""
     names = {
-        "entropy/mean": ("token entropy", "nats per token"),
-        "entropy/per_response": ("entropy of a response", "nats, summed over its tokens"),
+        "entropy/mean": ("token", "token entropy", "nats per token"),
+        "entropy/per_response": ("response", "entropy of a response", "nats, summed over its tokens"),
     }
-    panels, targets = _lines(runs, names, smoothed={"entropy/mean": "entropy/smoothed"}), _targets(runs)
-    if targets and panels:
-        of = " of the run pointed at in the legend" if len(runs) > FEW and targets[0].run is not None else ""
-        note = f"{panels[0].note}; dashed: target{of}, shaded: within ±{BAND:.0%} of it".removeprefix("; ")
-        panels[0] = replace(panels[0], series=[*targets, *panels[0].series], note=note)
+    panels = []
+    for name, (quantity, title, unit) in names.items():
+        holding = {place for place, run in enumerate(runs) if run.config.get("entropy", {}).get("quantity", "token") == quantity}
+        smoothed = {name: "entropy/smoothed"} if len(holding) == len(runs) else {}
+        for panel in _lines(runs, {name: (title, unit)}, smoothed):
+            panels.append(_with_targets(panel, _targets(runs, holding), len(runs)))
     return panels
+
+
+def _with_targets(panel: Panel, targets: list[Series], num_runs: int) -> Panel:
+    if not targets:
+        return panel
+    of = " of the run pointed at in the legend" if num_runs > FEW and targets[0].run is not None else ""
+    note = f"{panel.note}; dashed: target{of}, shaded: within ±{BAND:.0%} of it".removeprefix("; ")
+    return replace(panel, series=[*targets, *panel.series], note=note)
 
 
 def coefficient(runs: Sequence[Run]) -> Chart:
@@ -266,10 +275,10 @@ def _lines(runs: Sequence[Run], names: dict[str, tuple[str, str]], smoothed: dic
     return panels
 
 
-def _targets(runs: Sequence[Run]) -> list[Series]:
-    """The target of each run with its band; one that all runs share is drawn once."""
+def _targets(runs: Sequence[Run], places: Iterable[int]) -> list[Series]:
+    """The target of each run at these places with its band; one that all of them share is drawn once."""
     found: dict[int | None, tuple[list[int], list[float]]]
-    found = {place: series for place, run in enumerate(runs) if (series := run.series("entropy/target"))[0]}
+    found = {place: series for place in places if (series := runs[place].series("entropy/target"))[0]}
     if len(found) > 1 and len({value for _, target in found.values() for value in target}) == 1:
         found = {None: max(found.values(), key=lambda series: series[0][-1])}
     targets = []

@@ -122,9 +122,9 @@ def _steps(run: Run) -> str:
 def _band(run: Run) -> tuple[str, str]:
     """Share of the steps in the band and overshoot."""
     pairs = [
-        (row["entropy/mean"], row["entropy/target"])
+        (held, row["entropy/target"])
         for row in run.rows
-        if row.get("entropy/target") and row.get("entropy/mean") is not None
+        if row.get("entropy/target") and (held := row.get("entropy/controlled", row.get("entropy/mean"))) is not None
     ]
     if not pairs:
         return "-", "-"

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in TRAINERS}
             for trainer, job in jobs:
                 bar.set_description(f"{case.name}: {trainer}")
-                found[trainer].append(_run(TRAINERS[trainer], job))
+                found[trainer].append(run(TRAINERS[trainer], job))
                 bar.update()
             rows += [here | report.row(case, trainer, runs) for trainer, runs in found.items()]
             (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -60,7 +60,7 @@ def _jobs(case: Case, folder: Path, options: argparse.Namespace, device: str) ->
             yield trainer, Job(case, model, data, work, work.with_suffix(".result"), device, options.threads, options.seed + repeat)
 
 
-def _run(module: str, job: Job) -> dict[str, Any]:
+def run(module: str, job: Job) -> dict[str, Any]:
     """Run one job in a process of its own; a peer that fails says why in its row."""
     path = job.result.with_suffix(".job")
     job.write(path)

@@ -13,7 +13,7 @@ PROMPTS_PER_STEP, GROUP_SIZE = 32, 8
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. `entropy` says what the entropy term is: off, a fixed coefficient, or the bang-bang rule that TRL has too."""
+    """One comparison. `entropy` says what the entropy term is: off, a fixed coefficient, the bang-bang rule that TRL has too, or AER."""
 
     name: str
     steps: int
@@ -26,7 +26,7 @@ class Case:
     max_new_tokens: int = 6
     lr: float = 5e-4
     updates_per_step: int = 1
-    entropy: Literal["off", "fixed", "bang_bang"] = "off"
+    entropy: Literal["off", "fixed", "bang_bang", "aer"] = "off"
     coef: float = 0.0
     """fixed: the coefficient. bang_bang: where it starts."""
     target: float = 0.0

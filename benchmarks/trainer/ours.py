@@ -14,7 +14,7 @@ from aer_kernels import EntropyControlConfig
 from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
 from aer_train.record import Recorder
 from aer_train.trainer import train
-from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Job
+from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Case, Job
 from benchmarks.trainer.process import Watch
 
 
@@ -40,9 +40,7 @@ def settings(job: Job) -> TrainConfig:
         data=DataConfig(train=str(job.data)),
         rollout=RolloutConfig(group_size=GROUP_SIZE, max_new_tokens=case.max_new_tokens, batch_size=PROMPTS_PER_STEP * GROUP_SIZE),
         reward=RewardConfig(kind="countdown" if case.vocab_size is None else "benchmarks.trainer.rewards.even_share"),
-        entropy=EntropyControlConfig(
-            kind=case.entropy, difficulty="uniform", coef=case.coef, target=case.target or None, ema=0.0, min_coef=0.0, max_coef=1.0
-        ),
+        entropy=_entropy(case),
         optim=OptimConfig(
             lr=case.lr,
             betas=(0.9, 0.99),
@@ -52,6 +50,21 @@ def settings(job: Job) -> TrainConfig:
             tokens_per_microbatch=1 << 20,  # an update in one pass, as TRL is told to
         ),
         run=RunConfig(out=str(job.work), seed=job.seed, steps=case.steps, device=job.device, threads=job.threads, save_every=0),
+    )
+
+
+def _entropy(case: Case) -> EntropyControlConfig:
+    if case.entropy == "aer":
+        return EntropyControlConfig()
+    return EntropyControlConfig(
+        kind=case.entropy,
+        difficulty="uniform",
+        coef=case.coef,
+        target=case.target or None,
+        ema=0.0,
+        min_coef=0.0,
+        max_coef=1.0,
+        sharpen=0.0,
     )
 
 

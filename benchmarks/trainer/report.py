@@ -43,12 +43,12 @@ def row(case: Case, trainer: str, runs: list[Row]) -> Row:
     }
 
 
-def write(rows: list[Row]) -> str:
+def write(rows: list[Row], title: str = "The training loop beside TRL's GRPOTrainer") -> str:
     """The whole table: where it was measured, every case with both trainers, losses included."""
     here = rows[0]
     where = f"{here['hardware']}, {here['threads']} thread{'s' if here['threads'] > 1 else ''}, torch {here['torch']}"
     lines = [
-        "# The training loop beside TRL's GRPOTrainer",
+        f"# {title}",
         "",
         f"{where}, Python {here['python']}, commit {here['commit']}, {here['date']}.",
         "",
@@ -84,7 +84,8 @@ def _table(rows: list[Row]) -> list[str]:
         ours, peer = measured.values()
         memory = "gpu_peak_mib" if on_gpu else "peak_mib"
         ratios = (ours[field] / peer[field] for field in ("median_ms", "median_cpu_ms", memory))
-        lines += ["", "Ours / TRL: time {:.2f}, CPU time {:.2f}, peak memory {:.2f}.".format(*ratios)]
+        names = " / ".join(measured)
+        lines += ["", "{}: time {:.3g}, CPU time {:.3g}, peak memory {:.3g}.".format(names, *ratios)]
     return lines
 
 

@@ -1,11 +1,13 @@
 """Entropy control: hand-computed steps of every rule, and the rules that must never be broken."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
+from aer_kernels.entropy_control.config import Kind
 
 
 def controller(**options) -> AdaptiveEntropyController:
@@ -122,6 +124,66 @@ def test_aer_holds_where_its_gains_fit():
     assert min(held) > 0.63 and max(held) < 0.77
 
 
+def test_target_settles():
+    """tau 0.8 for half of 10 updates, then down to 0.4 in a straight line; more updates than announced stay there."""
+    ctl = controller(tau=0.8, tau_end=0.4, hold=0.5, updates=10)
+    targets = []
+    for _ in range(12):
+        feed(ctl, [1.0])
+        targets.append(ctl.target)
+    assert targets == pytest.approx([0.8] * 5 + [0.72, 0.64, 0.56, 0.48, 0.4, 0.4, 0.4])
+    absolute = controller(tau=0.8, tau_end=0.4, hold=0.0, updates=2, target=2.0)
+    feed(absolute, [1.0])
+    assert absolute.target == pytest.approx(1.5), "half of the way from 2 to 1"
+    with pytest.raises(ValueError, match="updates must be given with tau_end, got None"):
+        controller(tau_end=0.4)
+
+
+def test_solved_prompts_are_sharpened():
+    """v = (a - 0.5) / 0.5 above 0.5: the bonus stays with what is not solved, and sharpening does not move with alpha."""
+    ctl = controller(kind="fixed", coef=0.2, rho=0.5, sharpen=0.1, normalize_weights=False)
+    assert ctl.coefficients([0.0, 0.25, 0.5, 0.75, 1.0]).tolist() == pytest.approx([0.2, 0.1, 0.0, -0.05, -0.1])
+    assert controller(kind="off", sharpen=0.1).coefficients([1.0]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kind", ["aer", "balance"])
+def test_entropy_above_its_ceiling_is_pushed_down_on_solved_prompts(kind):
+    """Target 0.8, H_0 = 1. Between them nothing is done; above H_0, or above the target once that moves, alpha is below 0."""
+    ctl = controller(kind=kind, tau=0.8, tau_end=0.4, hold=0.5, updates=100, sharpen=0.1, ema=0.0)
+    assert feed(ctl, [1.0, 0.95]) == [0.0, 0.0]
+    (pushed,) = feed(ctl, [1.2])
+    unit = 0.5 if kind == "aer" else 0.2 * 8.0
+    assert pushed == pytest.approx(-min(0.6, unit * 0.2 / 0.8))
+    assert ctl.coefficients([0.0, 0.5, 1.0]).tolist() == pytest.approx([0.0, 0.0, pushed - 0.1])
+    assert ctl.weights(torch.tensor([0.0, 1.0])).tolist() == [2.0, 0.0], "what counts as pressure does not flip with alpha"
+    feed(ctl, [0.7] * 60)
+    assert feed(ctl, [0.95])[0] < 0, "below H_0, but the target has begun to move"
+    assert feed(controller(kind=kind, tau=0.8), [1.0, 1.2]) == [0.0, 0.0], "never without sharpening"
+
+
+def test_entropy_of_responses():
+    """The same rule on nats per response: what it is given is all that differs."""
+    ctl = controller(tau=0.8, quantity="response")
+    ctl.update(100.0, 10)
+    assert ctl.target == pytest.approx(8.0) and ctl.last_entropy == 10.0
+
+
+@pytest.mark.parametrize("kind", ["log_pi", "self_tuned"])
+def test_rivals_lift_entropy_and_let_go(kind):
+    ctl = controller(kind=kind, target=1.0)
+    assert feed(ctl, [0.7] * 60)[-1] > 0.1
+    assert feed(ctl, [3.0] * 20)[-1] == 0.0
+
+
+def test_self_tuned_learns_the_response():
+    """H changes by (0.2 alpha - 0.03) H* a step: H settles at its target, and what is learned predicts that alpha = 0.15 holds it there."""
+    ctl, entropy = controller(kind="self_tuned", target=1.0, ema=0.0), 0.8
+    for _ in range(80):
+        entropy += 0.2 * ctl.update(entropy, 1) - 0.03
+    drift, gain = ctl.state_dict()["rule"]["model"]
+    assert entropy == pytest.approx(1.0, abs=0.03) and drift + 0.15 * gain == pytest.approx(0.0, abs=0.003)
+
+
 @pytest.mark.parametrize("start", [0.0, 0.01])
 def test_bang_bang_reproduces_the_published_rule(start):
     """c +- delta (+ when H <= H*), clipped; applied only while the last H <= H*. Skywork-OR1 constants, and those of TRL."""
@@ -201,11 +263,11 @@ def test_a_step_without_tokens_changes_nothing():
 
 
 def test_entropy_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="entropy_sum must be finite, got nan over 10 tokens"):
+    with pytest.raises(ValueError, match="entropy_sum must be finite, got nan over 10"):
         controller().update(float("nan"), 10)
 
 
-@pytest.mark.parametrize("kind", ["aer", "balance", "bang_bang", "proportional", "integral", "fixed", "off"])
+@pytest.mark.parametrize("kind", get_args(Kind))
 def test_state_survives_json_and_goes_on_exactly(kind):
     path = [1.0, 0.8, 0.3, 0.1, 0.1, 0.6, 1.5, 0.2]
     options = {"kind": kind, "coef": 0.05}

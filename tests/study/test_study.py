@@ -60,7 +60,7 @@ def record(method, seed, hard, easy, target=1.0, entropy=(2.0, 1.0, 1.0), diverg
     return {
         "setting": setting, "method": method, "hard_share": 0.5, "lr_scale": 1.0, "seed": seed, "steps": len(entropy), "diverged": diverged,
         "samples": 4, "right": {"validation": right, "test": right},
-        "curves": {"entropy": list(entropy), "target": [target] * len(entropy), "coef": [0.1] * len(entropy)},
+        "curves": {"entropy": list(entropy), "controlled": list(entropy), "target": [target] * len(entropy), "coef": [0.1] * len(entropy)},
     }  # fmt: skip
 
 
