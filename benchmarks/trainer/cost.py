@@ -25,8 +25,7 @@ CASES = {
         Case("V=32000", steps=6, excluded=2, vocab_size=32_000, layers=2, max_new_tokens=64, lr=1e-3),
     ],
     "cuda": [
-        Case("countdown", steps=60, excluded=10),
-        Case("V=151936", steps=14, excluded=4, vocab_size=151_936, hidden_size=1024, layers=8, max_new_tokens=64, lr=3e-4),
+        Case("V=151936", steps=10, excluded=3, vocab_size=151_936, hidden_size=1024, layers=8, max_new_tokens=64, lr=3e-4),
     ],
 }
 
