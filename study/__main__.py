@@ -1,6 +1,6 @@
 """`python -m study MATRIX --out DIR` runs what is missing of a matrix of study.toml, and writes DIR/records.jsonl, tables and figures.
 
-`python -m study page` writes the tables and figures of docs/study.md from study/results/MATRIX.jsonl.
+`python -m study page` writes the tables and figures of docs/study.md from study/results/MATRIX.jsonl and MATRIX.json.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from study.conditions import write_conditions
 from study.config import CONFIG, Study
 from study.jobs import run_matrix
 from study.page import write_figures, write_page
@@ -39,6 +40,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.out is None:
         raise ValueError("--out must name a folder for the runs, got none")
     failed = run_matrix(study, matrix, options.out, options.cache, options.workers)
+    write_conditions(study, matrix, options.cache, options.out)
     records = read_records(options.out)
     write_records(records, options.out / "records.jsonl")
     tables = {"control.md": control_table(records)} | {f"{split}.md": outcome_table(records, split) for split in matrix.splits}

@@ -1,15 +1,18 @@
 """docs/study.md: prose by hand, tables and figures from the committed records.
 
-A table stands between `<!-- table: MATRIX KIND -->` and `<!-- end -->`; `python -m study page` writes it anew.
+A table stands between `<!-- table: MATRIX KIND -->`, or `<!-- table: MATRIX KIND SETTING -->` for the runs of one setting, and
+`<!-- end -->`; `python -m study page` writes it anew.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from study import plots
+from study.conditions import start_table
 from study.records import Record, read_records
 from study.tables import best_method, control_table, outcome_table, paired_table
 
@@ -17,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
-_BLOCK = re.compile(r"(<!-- table: (\w+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: (\w+) (\w+)(?: ([\w-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(records: Sequence[Record], kind: str) -> str:
@@ -35,10 +38,14 @@ def table(records: Sequence[Record], kind: str) -> str:
 
 
 def written(page: str, results: Path = RESULTS) -> str:
-    """Return the page with every table made anew from `results`/MATRIX.jsonl."""
+    """Return the page with every table made anew from `results`: MATRIX.jsonl has the runs, MATRIX.json the conditions."""
 
     def replace(match: re.Match[str]) -> str:
-        return match[1] + table(read_records(results / f"{match[2]}.jsonl"), match[3]) + match[4]
+        opening, matrix, kind, setting, closing = match.groups()
+        if kind == "start":
+            return opening + start_table(json.loads((results / f"{matrix}.json").read_text(encoding="utf-8"))) + closing
+        records = read_records(results / f"{matrix}.jsonl")
+        return opening + table([r for r in records if setting in (None, r["setting"])], kind) + closing
 
     return _BLOCK.sub(replace, page)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from aer_train.model import resolve_device
 from aer_train.record import write_atomic
 from aer_train.tasks import warmup
 from study.config import Tree
@@ -25,7 +26,7 @@ def prepare(cache: Path, setting: Tree) -> Path:
     steps = setting.get("warmup_steps")
     if not folder.exists():
         seed, rare = setting.get("policy_seed", 0), setting.get("rare", warmup.RARE)
-        device = setting.get("settings", {}).get("run", {}).get("device", "cpu")
+        device = str(resolve_device(setting.get("settings", {}).get("run", {}).get("device", "cpu")))
         warmup.warm_up(folder, setting["task"], setting["size"], seed, None if steps is None else tuple(steps), rare, device)
     if not (folder / REPORT).exists():
         write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"]), indent=2))

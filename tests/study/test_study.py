@@ -26,6 +26,7 @@ warmup_steps = [2, 1]
 [tasks.tiny.settings]
 rollout = {group_size = 2, max_new_tokens = 6}
 optim = {prompts_per_step = 4, warmup_steps = 0}
+run = {device = "auto"}
 
 [methods.grpo]
 entropy = {kind = "off"}
