@@ -22,7 +22,14 @@ def has_target(record: Record) -> bool:
     return bool(record["curves"]["target"]) and record["curves"]["target"][0] is not None
 
 
-def response_of(record: Record) -> StepResponse:
-    """Return the step response of a run to its own target. A run that diverged holds nothing."""
-    found = step_response(record["curves"]["controlled"], record["curves"]["target"])
+def response_of(record: Record, phase: slice = slice(None)) -> StepResponse:
+    """Return the step response of a run to its own target, over all or some of its steps. A run that diverged holds nothing."""
+    found = step_response(record["curves"]["controlled"][phase], record["curves"]["target"][phase])
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)
+
+
+def phases(record: Record) -> dict[str, slice]:
+    """Return the steps with a constant target and those in which it moves; of a run whose target never moves there is one phase, ""."""
+    targets = record["curves"]["target"]
+    moved = next((step for step, target in enumerate(targets) if target != targets[0]), None)
+    return {"": slice(None)} if moved is None else {"constant target": slice(0, moved), "moving target": slice(moved, None)}

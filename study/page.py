@@ -14,7 +14,7 @@ from pathlib import Path
 from study import plots
 from study.conditions import start_table
 from study.records import Record, read_records
-from study.tables import best_method, control_table, outcome_table, paired_table
+from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
@@ -27,12 +27,15 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, against_grpo, or against_fixed (the fixed coefficient that is best on validation over all runs).
+        kind: control, outcomes, generalization, against_grpo, or against_fixed (the fixed coefficient that is best on validation over these
+            runs).
     """
     if kind == "control":
         return control_table(records)
     if kind == "outcomes":
         return outcome_table(records, "test")
+    if kind == "generalization":
+        return generalization_table(records, "test")
     other = {"against_grpo": "grpo", "against_fixed": ""}[kind] or best_method(records, "fixed")
     return paired_table(records, "test", other)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from study.control import has_target, holds, response_of
+from study.control import has_target, holds, phases, response_of
 from study.held_out import pass_at
 from study.records import Record
 from study.statistics import Estimate, estimate, paired
@@ -25,7 +25,7 @@ LAST = 20
 
 
 def control_table(records: Sequence[Record]) -> str:
-    """How each method with a target held it: one row a method and setting, and one over all settings."""
+    """How each method with a target held it: one row a method and setting, and one over all settings; phases of a moving target apart."""
     records = [record for record in records if has_target(record)]
     lines = [
         "| controller | setting | runs held | in band: mean, least | largest / H* | smallest / H* | steps to the band | last coefficient |",
@@ -33,26 +33,48 @@ def control_table(records: Sequence[Record]) -> str:
     ]
     for method in _unique(records, "method"):
         ours = [record for record in records if record["method"] == method]
-        for label, members in [("all", ours), *_by_place(ours).items()]:
-            found = [response_of(record) for record in members]
-            reached = sorted(r.reached for r in found if r.reached is not None)
-            shares = [r.in_band for r in found]
-            lines.append(
-                f"| {method} | {label} | {sum(map(holds, found))} of {len(found)} | {_mean(shares):.2f}, {min(shares):.2f} "
-                f"| {max(r.largest for r in found):.2f} | {min(r.smallest for r in found):.2f} "
-                f"| {reached[len(reached) // 2] if reached else '-'} | {_mean([end(record, 'coef') for record in members]):.3g} |"
-            )
+        for phase in phases(ours[0]):
+            name = f"{method}, {phase}" if phase else method
+            lines += [_control_row(name, label, members, phase) for label, members in [("all", ours), *_by_place(ours).items()]]
     return "\n".join(lines) + "\n"
+
+
+def _control_row(name: str, label: str, members: Sequence[Record], phase: str) -> str:
+    found = [response_of(record, phases(record)[phase]) for record in members if phase in phases(record)]
+    reached = sorted(r.reached for r in found if r.reached is not None)
+    shares = [r.in_band for r in found]
+    return (
+        f"| {name} | {label} | {sum(map(holds, found))} of {len(found)} | {_mean(shares):.2f}, {min(shares):.2f} "
+        f"| {max(r.largest for r in found):.2f} | {min(r.smallest for r in found):.2f} "
+        f"| {reached[len(reached) // 2] if reached else '-'} | {_mean([end(record, 'coef') for record in members]):.3g} |"
+    )
 
 
 def outcome_table(records: Sequence[Record], split: str) -> str:
     """Accuracy of the last policies by method, mean and 95 % interval over all runs."""
-    lines = [f"| method | runs | {' | '.join(MEASURES)} | entropy kept |", "|---" * (len(MEASURES) + 3) + "|"]
+    lines = [f"| method | runs | {' | '.join(MEASURES)} | entropy kept | bonus in the gradient |", "|---" * (len(MEASURES) + 4) + "|"]
     for method in _unique(records, "method"):
         ours = [record for record in records if record["method"] == method]
         cells = [shown(estimate([measure(record, split, name) for record in ours])) for name in MEASURES]
         kept = shown(estimate([end(record, "entropy") / record["curves"]["entropy"][0] for record in ours]))
-        lines.append(f"| {method} | {len(ours)} | {' | '.join(cells)} | {kept} |")
+        share = _mean([_mean([value or 0.0 for value in record["curves"]["bonus_share"]]) for record in ours])
+        lines.append(f"| {method} | {len(ours)} | {' | '.join(cells)} | {kept} | {share:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def generalization_table(records: Sequence[Record], split: str) -> str:
+    """Where easy accuracy is lost: on training prompts at the end of training, and on prompts of the split."""
+    lines = [
+        "| method | runs | easy, training prompts | easy, held-out prompts | hard, training prompts | hard, held-out prompts |",
+        "|---" * 6 + "|",
+    ]
+    for method in _unique(records, "method"):
+        ours = [record for record in records if record["method"] == method]
+        cells = []
+        for tier in ("easy", "hard"):
+            cells.append(shown(estimate([end(record, tier) for record in ours])))
+            cells.append(shown(estimate([measure(record, split, f"{tier} pass@1") for record in ours])))
+        lines.append(f"| {method} | {len(ours)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -96,7 +118,7 @@ def measure(record: Record, split: str, name: str) -> float:
 
 def end(record: Record, curve: str) -> float:
     """Return the mean of a curve over its last steps."""
-    return _mean(record["curves"][curve][-LAST:])
+    return _mean([value for value in record["curves"][curve][-LAST:] if value is not None])
 
 
 def place(record: Record) -> tuple[Any, ...]:

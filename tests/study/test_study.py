@@ -8,14 +8,15 @@ import pytest
 
 from aer_train.band import SPAN, step_response, trailing_mean
 from study import __main__ as command
+from study.conditions import CONDITIONS, start_table, write_conditions
 from study.config import Job, Study, merge
-from study.control import holds, response_of
+from study.control import holds, phases, response_of
 from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
-from study.policies import policy_folder, prepare
+from study.policies import REPORT, policy_folder, prepare
 from study.records import DONE, read_records, write_records
 from study.statistics import estimate, paired, t_cdf, t_quantile
-from study.tables import best_method, control_table, difference, outcome_table, paired_table
+from study.tables import best_method, control_table, difference, generalization_table, outcome_table, paired_table
 
 QUICK = """
 [tasks.tiny]
@@ -61,7 +62,8 @@ def record(method, seed, hard, easy, target=1.0, entropy=(2.0, 1.0, 1.0), diverg
     return {
         "setting": setting, "method": method, "hard_share": 0.5, "lr_scale": 1.0, "seed": seed, "steps": len(entropy), "diverged": diverged,
         "samples": 4, "right": {"validation": right, "test": right},
-        "curves": {"entropy": list(entropy), "controlled": list(entropy), "target": [target] * len(entropy), "coef": [0.1] * len(entropy)},
+        "curves": {"entropy": list(entropy), "controlled": list(entropy), "target": [target] * len(entropy), "coef": [0.1] * len(entropy),
+                   "bonus_share": [0.2] * len(entropy), "easy": [0.5] * len(entropy), "hard": [None] * (len(entropy) - 1) + [0.25]},
     }  # fmt: skip
 
 
@@ -140,6 +142,32 @@ def test_tables_from_records():
     held = control_table([record("aer", s, [0, 0], [0, 0], entropy=[2.0] + [1.0] * 30) for s in range(3)])
     assert "| aer | all | 3 of 3 | 1.00, 1.00 |" in held
     assert pass_at([1, 0], samples=4, k=2) == pytest.approx(0.25)
+    assert "| aer | 2 | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 3.177 |" in generalization_table(records, "test")
+
+
+def test_a_moving_target_is_judged_in_both_phases():
+    """Entropy stays at 1; the target does so for 6 steps and is then 0.5: held before, far above it afterwards."""
+    moving = record("aer", 0, [0, 0], [0, 0], entropy=[1.0] * 12)
+    moving["curves"]["target"] = [1.0] * 6 + [0.5] * 6
+    assert phases(moving) == {"constant target": slice(0, 6), "moving target": slice(6, None)}
+    assert phases(record("aer", 0, [0, 0], [0, 0])) == {"": slice(None)}
+    held = control_table([moving])
+    assert (
+        "| aer, constant target | all | 1 of 1 | 1.00, 1.00 |" in held
+        and "| aer, moving target | all | 0 of 1 | 0.00, 0.00 | 2.00 |" in held
+    )
+
+
+def test_conditions_are_written_once(study, tmp_path):
+    matrix, cache = study.matrix("quick"), tmp_path / "policies"
+    policy_folder(cache, study.tasks["tiny"]).mkdir(parents=True)
+    (policy_folder(cache, study.tasks["tiny"]) / REPORT).write_text('{"easy accuracy": 0.75}')
+    write_conditions(study, matrix, cache, tmp_path)
+    written = (tmp_path / CONDITIONS).read_text()
+    assert {"hardware", "torch", "commit", "date"} <= set(json.loads(written)["environment"])
+    assert start_table(json.loads(written)).splitlines()[-1] == "| tiny | 0.7500 |"
+    write_conditions(study, replace(matrix, jobs=[]), cache, tmp_path)
+    assert (tmp_path / CONDITIONS).read_text() == written
 
 
 def test_records_survive_a_file(tmp_path):
