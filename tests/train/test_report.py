@@ -44,8 +44,8 @@ def tiers(easy, hard):
     }
 
 
-def fill(run, kind="aer", samples=(), steps=4, **more):
-    config = TrainConfig(entropy=EntropyControlConfig(kind=kind), run=RunConfig(out=str(run), steps=4))
+def fill(run, kind="aer", samples=(), steps=4, quantity="token", **more):
+    config = TrainConfig(entropy=EntropyControlConfig(kind=kind, quantity=quantity), run=RunConfig(out=str(run), steps=4))
     with Recorder(run, config) as recorder:
         recorder.write_eval(0, {"tiers": tiers(0.5, 0.0)})
         for step in range(1, steps + 1):
@@ -202,6 +202,16 @@ def test_a_target_that_all_runs_share_is_drawn_once(tmp_path):
     assert list(curves(panel(runs, "token entropy"), "target")) == [None]
     other = [*runs, Run.read(fill(tmp_path / "c", **{"entropy/target": 0.5}))]
     assert list(curves(panel(other, "token entropy"), "target")) == [0, 1, 2]
+
+
+def test_a_target_is_drawn_where_its_quantity_is(tmp_path):
+    """One run holds the entropy of a token, the other that of a response; neither line is replaced by the other's smoothing."""
+    more = {"entropy/per_response": 5.0, "entropy/smoothed": 0.7}
+    runs = [Run.read(fill(tmp_path / "a", **more)), Run.read(fill(tmp_path / "b", quantity="response", **more | {"entropy/target": 4.0}))]
+    tokens, responses = panel(runs, "token entropy"), panel(runs, "entropy of a response")
+    assert list(curves(tokens, "target")) == [0] and list(curves(responses, "target")) == [1]
+    assert curves(responses, "line")[1] == ([1, 2, 3, 4], [5.0] * 4)
+    assert curves(panel(runs[1:], "entropy of a response"), "line")[0] == ([1, 2, 3, 4], [0.7] * 4)
 
 
 def test_runs_without_a_metric_and_outcomes_that_did_not_occur(tmp_path):
