@@ -13,14 +13,14 @@ coefficient that is adjusted all the time. The formulas below are this project's
     coef(q)  = alpha * w(q) / max(weight_floor, mean_q w(q))     what a prompt's tokens are given        (C7)
 
 Explore first, then settle: with tau_end the target is held for the first `hold` of the updates and then moves to tau_end in a straight
-line. With sharpen > 0 the prompts that are solved are pushed the other way, v(q), always by `sharpen` and by more while entropy is above a
-ceiling C; what the policy can do already need not pay for exploration where it fails.
+line. With sharpen > 0 the prompts that are solved, v(q), are pushed the other way in proportion to alpha, and they alone while entropy is
+above a ceiling C: what the policy can do already need not pay for exploration where it fails.
 
     tau(t)   = tau + (tau_end - tau) * max(0, t / updates - hold) / (1 - hold)                           (C8)
     v(q)     = max(0, (accuracy(q) - solved) / (1 - solved))
     C        = max(H*, H_0) until the target moves, then H*
     alpha    = clip(kp * (C - Hbar) / H*, -max_coef, 0)          while Hbar > C
-    coef(q)  = (C7) if alpha >= 0 else alpha * v(q), and always - sharpen * v(q)                         (C9)
+    coef(q)  = (C7) - sharpen * alpha * v(q) if alpha >= 0 else alpha * v(q)                             (C9)
 
 The gains of kind `aer` are absolute: they suit a task on which the coefficient that is needed is of the order of 0.1. Over the sizes of
 advantages, aggregations of the policy term and peaks of the policy it differs by orders of magnitude, and `balance` measures it:
@@ -91,8 +91,8 @@ class EntropyControlConfig:
     max_coef: float = 0.6
     """Upper bound of the coefficient (and of the integral part of aer)."""
     sharpen: float = 0.0
-    """Coefficient, >= 0, with which the entropy of solved prompts is lowered (C9). aer and balance
-    lower it further while entropy is above its ceiling. 0: entropy is never lowered."""
+    """Share of alpha, >= 0, with which the entropy of solved prompts is lowered (C9). aer and balance lower it, too, while entropy is above
+    its ceiling. 0: entropy is never lowered."""
     solved: float = 0.5
     """Accuracy in [0, 1) above which a prompt counts as solved (C9)."""
     step: float = 0.005

@@ -98,7 +98,8 @@ class AdaptiveEntropyController:
         if not self.enabled:
             return torch.zeros_like(accuracy)
         coefficients = self.alpha * self.applied_weights(accuracy)
-        return coefficients - self.config.sharpen * solved_weights(accuracy, self.config) if self.config.sharpen else coefficients
+        taken_off = self.config.sharpen * max(self.alpha, 0.0)
+        return coefficients - taken_off * solved_weights(accuracy, self.config) if taken_off else coefficients
 
     def weights(self, accuracy: Tensor) -> Tensor:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7)."""
