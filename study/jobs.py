@@ -53,12 +53,15 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
         for job in waiting:
             config = study.train_config(matrix, job, out / job.folder, folders[job.setting])
             futures[pool.submit(run_job, job, config, matrix)] = job
-        for future in as_completed(futures):
-            progress.advance(bar)
-            if future.exception() is not None:
-                job = futures[future]
-                failed.append(job)
-                console.print(f"{job.folder} failed: {future.exception()}; see {out / job.folder}.log", markup=False, soft_wrap=True)
+        try:
+            for future in as_completed(futures):
+                progress.advance(bar)
+                if future.exception() is not None:
+                    job = futures[future]
+                    failed.append(job)
+                    console.print(f"{job.folder} failed: {future.exception()}; see {out / job.folder}.log", markup=False, soft_wrap=True)
+        finally:  # who stops early, by Ctrl-C, does not wait for the runs that have not begun
+            pool.shutdown(wait=False, cancel_futures=True)
     return failed
 
 

@@ -102,6 +102,16 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in aer.items() if k != "seconds"}
 
 
+def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypatch):
+    def interrupt(progress, bar):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("study.jobs.Progress.advance", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(study, study.matrix("quick", seeds=[0, 1, 2, 3]), tmp_path / "out", tmp_path / "policies", workers=1)
+    assert 1 <= len(read_records(tmp_path / "out")) < 8
+
+
 def test_statistics():
     """Quantiles of Student's t from printed tables; a mean by hand: 1, 2, 3 have deviation 1."""
     assert [t_quantile(0.975, f) for f in (1, 4, 30)] == pytest.approx([12.706, 2.776, 2.042], abs=5e-4)
