@@ -17,6 +17,9 @@ from study.page import write_figures, write_page
 from study.records import read_records, write_records
 from study.tables import control_table, outcome_table
 
+CHANGES = {"seeds": int, "tasks": str, "methods": str, "hard_shares": float, "lr_scales": float}
+"""What the command line can change in a matrix."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code: 0, 1 when a run failed, 2 for a user error, 130 when interrupted."""
@@ -36,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     study = Study.read(options.config)
-    matrix = study.matrix(options.matrix, options.seeds)
+    matrix = study.matrix(options.matrix, **{name: getattr(options, name) for name in CHANGES})
     if options.out is None:
         raise ValueError("--out must name a folder for the runs, got none")
     failed = run_matrix(study, matrix, options.out, options.cache, options.workers)
@@ -58,7 +61,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--cache", type=Path, default=Path("runs/policies"), help="folder of the warm-started policies")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side, one thread each")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the file")
+    for name, kind in CHANGES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, nargs="+", help="instead of those of the file")
     return parser.parse_args(arguments)
 
 

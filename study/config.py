@@ -81,17 +81,20 @@ class Study:
         except (tomllib.TOMLDecodeError, KeyError) as error:
             raise ValueError(f"{path} must hold the tables tasks, methods and matrices, got: {error}") from error
 
-    def matrix(self, name: str, seeds: list[int] | None = None) -> Matrix:
-        """Return a matrix, with other seeds when they are given. The runs of a seed come together: an interrupted matrix has whole seeds.
+    def matrix(self, name: str, **changes: Any) -> Matrix:
+        """Return a matrix. The runs of a seed come together: an interrupted matrix has whole seeds.
+
+        Args:
+            changes: values of the file to replace, such as seeds or hard_shares; None leaves what the file says.
 
         Raises:
             ValueError - it, or a task or method that it names, does not exist.
         """
-        tree = _lookup(self.matrices, name, "matrix")
+        tree = _lookup(self.matrices, name, "matrix") | {key: value for key, value in changes.items() if value is not None}
         for kind, known in (("tasks", self.tasks), ("methods", self.methods)):
             for key in tree[kind]:
                 _lookup(known, key, kind)
-        places = product(seeds or tree["seeds"], tree["tasks"], tree["hard_shares"], tree["lr_scales"], tree["methods"])
+        places = product(tree["seeds"], tree["tasks"], tree["hard_shares"], tree["lr_scales"], tree["methods"])
         jobs = [Job(setting, method, share, scale, seed) for seed, setting, share, scale, method in places]
         splits, limit = tuple(tree.get("splits", ("validation",))), tree.get("eval_limit")
         return Matrix(name, jobs, tree["steps"], tree.get("samples", 64), splits, limit)

@@ -70,6 +70,8 @@ def record(method, seed, hard, easy, target=1.0, entropy=(2.0, 1.0, 1.0), diverg
 def test_a_job_becomes_a_configuration(study, tmp_path):
     matrix = study.matrix("quick", seeds=[3, 5])
     assert [(job.method, job.seed) for job in matrix.jobs] == [("grpo", 3), ("aer", 3), ("grpo", 5), ("aer", 5)]
+    other = study.matrix("quick", methods=["aer"], hard_shares=[0.2, 0.8], seeds=None).jobs
+    assert [(job.method, job.hard_share, job.seed) for job in other] == [("aer", 0.2, 0), ("aer", 0.8, 0)]
     config = study.train_config(matrix, matrix.jobs[1], tmp_path / "run", tmp_path / "policy")
     assert (config.entropy.kind, config.entropy.tau, config.optim.lr, config.optim.prompts_per_step) == ("aer", 0.7, 2e-3, 4)
     assert (config.data.train, config.reward.kind, config.run.seed, config.run.steps) == ("builtin:countdown:0.5", "countdown", 3, 3)
