@@ -66,17 +66,17 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else r["curves"]["coef"] for r in members]
                 axes.plot([sum(step) / len(step) for step in zip(*curves, strict=True)], **style)
                 axes.set_title(f"{settings[row]}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
+                if column == 2:  # what explodes leaves the panel, so that the others can be told apart
+                    axes.set_ylim(0, 2 * members[0]["curves"]["entropy"][0])
 
     _grid(len(settings), 4, panel, path)
 
 
 def relative(record: Record) -> list[float]:
     """Return the smoothed entropy of a run over its target; over its first value when it has none."""
-    smoothed, curves = trailing_mean(record["curves"]["entropy"], SPAN), record["curves"]
-    return [
-        value / target
-        for value, target in zip(smoothed, curves["target"] if has_target(record) else smoothed[:1] * len(smoothed), strict=True)
-    ]
+    smoothed = trailing_mean(record["curves"]["controlled"], SPAN)
+    targets = record["curves"]["target"] if has_target(record) else smoothed[:1] * len(smoothed)
+    return [value / target for value, target in zip(smoothed, targets, strict=True)]
 
 
 def _grid(rows: int, columns: int, panel: Callable[[Axes, int, int], None], path: Path) -> None:
