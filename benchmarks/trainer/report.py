@@ -85,7 +85,7 @@ def _table(rows: list[Row]) -> list[str]:
         memory = "gpu_peak_mib" if on_gpu else "peak_mib"
         ratios = (ours[field] / peer[field] for field in ("median_ms", "median_cpu_ms", memory))
         names = " / ".join(measured)
-        lines += ["", "{}: time {:.3g}, CPU time {:.3g}, peak memory {:.3g}.".format(names, *ratios)]
+        lines += ["", "{}: time {:.3f}, CPU time {:.3f}, peak memory {:.3f}.".format(names, *ratios)]
     return lines
 
 

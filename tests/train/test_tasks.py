@@ -83,7 +83,7 @@ def test_warm_up_writes_a_folder_that_loads(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     with pytest.raises(ValueError, match="out must not exist yet"):
         warm_up(tmp_path / "policy")
-    with pytest.raises(ValueError, match="size must be one of small, base, got 'huge'"):
+    with pytest.raises(ValueError, match="size must be one of small, base, large, got 'huge'"):
         warm_up(tmp_path / "other", size="huge")
 
 
