@@ -1,6 +1,6 @@
 """docs/study.md: prose by hand, tables and figures from the committed records.
 
-A table stands between `<!-- table: MATRIX KIND -->`, or `<!-- table: MATRIX KIND SETTING -->` for the runs of one setting, and
+A table stands between `<!-- table: MATRIX KIND -->`, or `<!-- table: MATRIX KIND SETTING -->` for the settings whose names begin so, and
 `<!-- end -->`; `python -m study page` writes it anew.
 """
 
@@ -27,7 +27,7 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, generalization, against_grpo, or against_fixed (the fixed coefficient that is best on validation over these
+        kind: control, outcomes, generalization, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best on validation over these
             runs).
     """
     if kind == "control":
@@ -36,7 +36,7 @@ def table(records: Sequence[Record], kind: str) -> str:
         return outcome_table(records, "test")
     if kind == "generalization":
         return generalization_table(records, "test")
-    other = {"against_grpo": "grpo", "against_fixed": ""}[kind] or best_method(records, "fixed")
+    other = {"against_grpo": "grpo", "against_aer": "aer", "against_fixed": ""}[kind] or best_method(records, "fixed")
     return paired_table(records, "test", other)
 
 
@@ -48,7 +48,7 @@ def written(page: str, results: Path = RESULTS) -> str:
         if kind == "start":
             return opening + start_table(json.loads((results / f"{matrix}.json").read_text(encoding="utf-8"))) + closing
         records = read_records(results / f"{matrix}.jsonl")
-        return opening + table([r for r in records if setting in (None, r["setting"])], kind) + closing
+        return opening + table([r for r in records if r["setting"].startswith(setting or "")], kind) + closing
 
     return _BLOCK.sub(replace, page)
 

@@ -13,6 +13,7 @@ from study.config import Job, Study, merge
 from study.control import holds, phases, response_of
 from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
+from study.page import written
 from study.policies import REPORT, policy_folder, prepare
 from study.records import DONE, read_records, write_records
 from study.statistics import estimate, paired, t_cdf, t_quantile
@@ -168,6 +169,20 @@ def test_a_moving_target_is_judged_in_both_phases():
         "| aer, constant target | all | 1 of 1 | 1.00, 1.00 |" in held
         and "| aer, moving target | all | 0 of 1 | 0.00, 0.00 | 2.00 |" in held
     )
+
+
+def test_the_page_is_made_of_the_records(tmp_path):
+    """Tables are replaced between their marks, of all runs or of the settings that begin so; prose stays."""
+    records = [record(method, seed, [seed, 2], [4, 4], setting=setting)
+               for method in ("grpo", "aer", "fixed03") for seed in (0, 1) for setting in ("tiny-a", "tiny-b", "other")]  # fmt: skip
+    write_records(records, tmp_path / "raw.jsonl")
+    (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
+    page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
+        "start", "outcomes", "outcomes tiny", "against_grpo", "against_aer", "against_fixed", "generalization", "control"))  # fmt: skip
+    made = written(page, tmp_path)
+    assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
+    assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
+    assert written(made, tmp_path) == made
 
 
 def test_conditions_are_written_once(study, tmp_path):
