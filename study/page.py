@@ -27,8 +27,8 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, generalization, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best on validation over these
-            runs).
+        kind: control, outcomes, generalization, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best on
+            validation over these runs).
     """
     if kind == "control":
         return control_table(records)
