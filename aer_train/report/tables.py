@@ -40,7 +40,8 @@ def overview(runs: Sequence[Run]) -> str:
         aim = _number(target[-1] if target else None)
         rows.append([run.label, _steps(run), reward, first, _number(end), kept, aim, *_band(run), coef, bound, speed, minutes])
     note = (
-        f"Reward, entropy (nats per token), coefficient and speed: means over the last {RECENT} steps. In band: share of the steps within "
+        f"Reward, entropy (nats per token), coefficient and speed: means over the last {RECENT} steps. Target: of what the run holds, the "
+        f"entropy of a token or of a response. In band: share of the steps within "
         f"±{BAND:.0%} of the target since the band was first reached (mean of {SPAN} steps). Overshoot: largest such mean from then on, in "
         "targets. At bound: share of all steps with the coefficient at its upper bound."
     )
