@@ -21,7 +21,7 @@ class AdaptiveEntropyController:
         ctl = AdaptiveEntropyController(EntropyControlConfig())
         coef = ctl.coefficients(group_accuracy)          # (P,) alpha * w(q): give each prompt's value to its tokens
         ...forward, backward, optimizer step...
-        ctl.update(entropy_sum, num_tokens)              # both summed over micro-batches and ranks
+        ctl.update(entropy_sum, token_count)             # both summed over micro-batches and ranks
 
     alpha is fixed between two updates. The entropy given to `update` must be that of the tempered distribution and of the loss tokens
     that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `applied_weights` as weights.
@@ -109,23 +109,23 @@ class AdaptiveEntropyController:
         """What alpha is multiplied by now: `weights`, or while entropy is pushed down v(q) of (C9)."""
         return solved_weights(accuracy, self.config) if self.alpha < 0 else self.weights(accuracy)
 
-    def update(self, entropy_sum: float | Tensor, count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
+    def update(self, entropy_sum: float | Tensor, token_count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
 
         Args:
             entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
-            count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
+            token_count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
             slopes: over those tokens, that of the policy gradient (and of what else moves the entropy, sharpening) and that of the bonus
                 (the first two of `EntropySlopes`); needed by kind balance.
         Raises:
             ValueError - the entropy or a slope is not finite, or kind balance gets no slopes.
         """
-        total, number = float(entropy_sum), float(count)
+        total, number = float(entropy_sum), float(token_count)
         if number <= 0:
             return self.alpha
         entropy = total / number
         if not math.isfinite(entropy):
-            raise ValueError(f"entropy_sum must be finite, got {total} over {number:g}")
+            raise ValueError(f"entropy_sum must be finite, got {total} over {number:g} {self.config.quantity}s")
         measured = self._each(slopes, number) if self.config.kind == "balance" else None
         if self._initial is None:
             self._initial = self._smoothed = entropy

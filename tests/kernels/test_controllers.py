@@ -263,7 +263,7 @@ def test_a_step_without_tokens_changes_nothing():
 
 
 def test_entropy_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="entropy_sum must be finite, got nan over 10"):
+    with pytest.raises(ValueError, match="entropy_sum must be finite, got nan over 10 tokens"):
         controller().update(float("nan"), 10)
 
 
