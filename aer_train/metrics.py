@@ -81,17 +81,18 @@ def controller_metrics(controller: AdaptiveEntropyController) -> Row:
     }
 
 
-def slope_metrics(slopes: dict[str, float], num_tokens: int) -> Row:
+def slope_metrics(slopes: dict[str, float], alpha: float, num_tokens: int) -> Row:
     """Return where this step's gradient moves the entropy, to first order and up to a common positive factor, and what part of it is bonus.
 
     Args:
-        slopes: sums over the loss tokens by name (`aer_train.update.SLOPES`).
+        slopes: sums over the loss tokens by field of `EntropySlopes`.
+        alpha: the coefficient that was applied.
     """
-    policy_norm, bonus_norm = math.sqrt(slopes["policy_square"]), math.sqrt(slopes["applied_square"])
+    policy_norm, bonus_norm = math.sqrt(slopes["policy_square"]), abs(alpha) * math.sqrt(slopes["bonus_square"])
     return {
         "entropy/policy_slope": slopes["policy"] / num_tokens if num_tokens else None,
         "entropy/bonus_slope": slopes["bonus"] / num_tokens if num_tokens else None,
-        "entropy/predicted_change": (slopes["policy"] + slopes["applied"]) / num_tokens if num_tokens else None,
+        "entropy/predicted_change": (slopes["policy"] + alpha * slopes["bonus"]) / num_tokens if num_tokens else None,
         "entropy/bonus_share": bonus_norm / (policy_norm + bonus_norm) if policy_norm + bonus_norm else None,
     }
 

@@ -170,10 +170,8 @@ class Loop:
         alpha, saturated = self.controller.alpha, self.controller.saturated
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
-        slopes = result.slopes
-        others = slopes["policy"] + slopes["applied"] - alpha * slopes["bonus"]  # what alpha has to balance, sharpening included
         count = result.num_tokens if config.entropy.quantity == "token" else result.num_responses
-        self.controller.update(result.entropy_sum, count, (others, slopes["bonus"]))
+        self.controller.update(result.entropy_sum, count, (result.slopes["policy"], result.slopes["bonus"]))
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)
@@ -184,7 +182,7 @@ class Loop:
             **batch_metrics(batch),
             "entropy/coef": alpha,
             "entropy/saturated": int(saturated),
-            **slope_metrics(slopes, result.num_tokens),
+            **slope_metrics(result.slopes, alpha, result.num_tokens),
             **result.metrics,
             **controller_metrics(self.controller),
             **synced,

@@ -65,11 +65,11 @@ class Batch:
     """After shaping: what the advantages come from."""
     advantages: list[float]
     entropy_coef: list[float]
-    """alpha * w(q) of the sample's prompt."""
+    """Of the sample's prompt: alpha times entropy_weight."""
     trained: list[bool]
     """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
     entropy_weight: list[float]
-    """w(q) of the sample's prompt."""
+    """What alpha is multiplied by (`AdaptiveEntropyController.applied_weights`)."""
 
     @cached_property
     def samples(self) -> list[Sample]:

@@ -31,19 +31,15 @@ class UpdateResult:
     num_responses: int
     """Responses that they make up."""
     slopes: dict[str, float]
-    """Sums over the loss tokens by name: SLOPES."""
+    """Sums over the loss tokens by field of `EntropySlopes`."""
     metrics: dict[str, float | None]
     """None where there was nothing to measure."""
-
-
-SLOPES = (*EntropySlopes._fields, "applied", "applied_square")
-"""Those of `EntropySlopes` for the weights at alpha = 1, and the bonus' ones for the coefficients that are applied."""
 
 
 class Totals:
     """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", *SLOPES, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
+    NAMES = ("entropy", *EntropySlopes._fields, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
     LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
@@ -65,12 +61,10 @@ class Totals:
 
         Args:
             advantages: (B, 1) as they weigh in the policy term.
-            weights: (B,) w(q).
+            weights: (B,) what alpha is multiplied by.
         """
         slopes = entropy_slopes(logprobs, entropy, advantages=advantages, weights=weights[:, None], loss_mask=batch.loss_mask)
-        coef = batch.entropy_coef[:, None]
-        applied = entropy_slopes(logprobs, entropy, advantages=advantages, weights=coef, loss_mask=batch.loss_mask)
-        for name, slope in zip(SLOPES, (*slopes, applied.bonus, applied.bonus_square), strict=True):
+        for name, slope in zip(slopes._fields, slopes, strict=True):
             self._sums[name] += slope
 
     def add_update(self, batch: MicroBatch, metrics: dict[str, Tensor], weight: float) -> None:
@@ -137,7 +131,7 @@ def update_policy(
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
     if shares:
         metrics["optim/bonus_share"] = math.fsum(shares) / len(shares)
-    return UpdateResult(sums["entropy"], num_tokens, num_responses, {name: sums[name] for name in SLOPES}, metrics)
+    return UpdateResult(sums["entropy"], num_tokens, num_responses, {name: sums[name] for name in EntropySlopes._fields}, metrics)
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:

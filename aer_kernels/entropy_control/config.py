@@ -20,7 +20,8 @@ above a ceiling C: what the policy can do already need not pay for exploration w
     v(q)     = max(0, (accuracy(q) - solved) / (1 - solved))
     C        = max(H*, H_0) until the target moves, then H*
     alpha    = clip(kp * (C - Hbar) / H*, -max_coef, 0)          while Hbar > C
-    coef(q)  = (C7) - sharpen * alpha * v(q) if alpha >= 0 else alpha * v(q)                             (C9)
+    coef(q)  = alpha * (w(q) / max(weight_floor, mean_q w(q)) - sharpen * v(q))   if alpha >= 0
+               alpha * v(q)                                                       if alpha < 0       (C9)
 
 The gains of kind `aer` are absolute: they suit a task on which the coefficient that is needed is of the order of 0.1. Over the sizes of
 advantages, aggregations of the policy term and peaks of the policy it differs by orders of magnitude, and `balance` measures it:

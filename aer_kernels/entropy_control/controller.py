@@ -85,7 +85,7 @@ class AdaptiveEntropyController:
         return self.config.kind not in ("off", "fixed") and self._coef >= self.config.max_coef
 
     def coefficients(self, group_accuracy: Tensor | Sequence[float]) -> Tensor:
-        """The coefficient of each prompt: alpha * w(q) (C1, C7), less what (C9) takes off.
+        """The coefficient of each prompt: alpha times `applied_weights` (C1, C7, C9).
 
         Args:
             group_accuracy: (P,) mean verified reward of each prompt's samples, in [0, 1].
@@ -97,17 +97,18 @@ class AdaptiveEntropyController:
             raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
         if not self.enabled:
             return torch.zeros_like(accuracy)
-        coefficients = self.alpha * self.applied_weights(accuracy)
-        taken_off = self.config.sharpen * max(self.alpha, 0.0)
-        return coefficients - taken_off * solved_weights(accuracy, self.config) if taken_off else coefficients
+        return self.alpha * self.applied_weights(accuracy)
 
     def weights(self, accuracy: Tensor) -> Tensor:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7)."""
         return difficulty_weights(accuracy, self.config)
 
     def applied_weights(self, accuracy: Tensor) -> Tensor:
-        """What alpha is multiplied by now: `weights`, or while entropy is pushed down v(q) of (C9)."""
-        return solved_weights(accuracy, self.config) if self.alpha < 0 else self.weights(accuracy)
+        """What alpha is multiplied by now (C9): `weights` less the sharpening; v(q) alone while entropy is pushed down."""
+        if self.alpha < 0:
+            return solved_weights(accuracy, self.config)
+        weights = self.weights(accuracy)
+        return weights - self.config.sharpen * solved_weights(accuracy, self.config) if self.config.sharpen else weights
 
     def update(self, entropy_sum: float | Tensor, token_count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
@@ -115,8 +116,7 @@ class AdaptiveEntropyController:
         Args:
             entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
             token_count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
-            slopes: over those tokens, that of the policy gradient (and of what else moves the entropy, sharpening) and that of the bonus
-                (the first two of `EntropySlopes`); needed by kind balance.
+            slopes: policy and bonus slope over those tokens (the first two of `EntropySlopes`); needed by kind balance.
         Raises:
             ValueError - the entropy or a slope is not finite, or kind balance gets no slopes.
         """
