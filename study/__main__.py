@@ -10,7 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from study.conditions import write_conditions
 from study.config import CONFIG, Study
 from study.jobs import run_matrix
 from study.page import write_figures, write_page
@@ -43,7 +42,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.out is None:
         raise ValueError("--out must name a folder for the runs, got none")
     failed = run_matrix(study, matrix, options.out, options.cache, options.workers)
-    write_conditions(study, matrix, options.cache, options.out)
     records = read_records(options.out)
     write_records(records, options.out / "records.jsonl")
     tables = {"control.md": control_table(records)} | {f"{split}.md": outcome_table(records, split) for split in matrix.splits}

@@ -17,12 +17,13 @@ CONDITIONS = "conditions.json"
 
 
 def write_conditions(study: Study, matrix: Matrix, cache: Path, out: Path) -> None:
-    """Write out/CONDITIONS once: a matrix that goes on keeps what it began with."""
+    """Write out/CONDITIONS, before the first run, when the policies are made: a matrix that goes on keeps what it began with."""
     if (out / CONDITIONS).exists():
         return
     names = dict.fromkeys(job.setting for job in matrix.jobs)
     policies = {name: json.loads((policy_folder(cache, study.tasks[name]) / REPORT).read_text(encoding="utf-8")) for name in names}
     here = environment.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | {"threads": 1}
+    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / CONDITIONS, json.dumps({"environment": here, "policies": policies}, indent=1))
 
 

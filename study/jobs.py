@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aer_train.config import TrainConfig
 from aer_train.record import write_atomic
 from aer_train.trainer import train
+from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
 from study.held_out import right_samples
 from study.policies import prepare
@@ -48,6 +49,7 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
         policies = {name: pool.submit(prepare, cache, setting) for name, setting in settings.items()}
         folders = {name: future.result() for name, future in policies.items()}
+        write_conditions(study, matrix, cache, out)
         bar = progress.add_task(matrix.name, total=len(matrix.jobs), completed=len(matrix.jobs) - len(waiting))
         futures = {}
         for job in waiting:

@@ -86,6 +86,7 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     assert run_matrix(study, matrix, out, cache, workers=1) == []
     records = read_records(out)
     assert [r["method"] for r in records] == ["aer", "grpo"]
+    assert json.loads((out / CONDITIONS).read_text())["policies"]["tiny"].keys() >= {"easy accuracy", "hard accuracy"}
     aer, grpo = records
     assert len(aer["curves"]["entropy"]) == 3 and aer["curves"]["entropy"][0] == grpo["curves"]["entropy"][0]
     assert (
