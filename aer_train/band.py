@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 BAND = 0.2
 """Half-width of the band around the target, relative."""
@@ -24,6 +25,11 @@ class StepResponse:
     """Largest entropy from then on (of the whole run, when it was never reached), in targets."""
     smallest: float
     """Smallest entropy over the same steps, in targets."""
+
+
+def held_entropy(row: Mapping[str, Any]) -> float | None:
+    """Return the entropy that a step's controller held, nats: of a token or of a response. Records of older versions have the first alone."""
+    return row.get("entropy/controlled", row.get("entropy/mean"))
 
 
 def step_response(entropy: Sequence[float], target: Sequence[float]) -> StepResponse:

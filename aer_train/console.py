@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aer_train import dist
+from aer_train.band import held_entropy
 from aer_train.config import TrainConfig
 from aer_train.eval_report import eval_cells, eval_title
 from aer_train.hints import Hints
@@ -98,7 +99,7 @@ class Console:
 
 def numbers(row: Row) -> str:
     """Return the numbers of a step that matter, in one line."""
-    target, held = row.get("entropy/target"), row.get("entropy/controlled", row.get("entropy/mean"))
+    target, held = row.get("entropy/target"), held_entropy(row)
     entropy = "" if held is None else f"  H {held:.3f}" + ("" if target is None else f" -> {target:.3f}")
     return f"reward {row['reward/mean']:.3f}{entropy}  coef {row['entropy/coef']:.3f}  {row['perf/tokens_per_second']:,.0f} tok/s"
 

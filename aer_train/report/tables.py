@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from aer_train.band import BAND, SPAN, step_response
+from aer_train.band import BAND, SPAN, held_entropy, step_response
 from aer_train.clock import PARTS
 from aer_train.hints import hints_of
 from aer_train.report.charts import Run
@@ -41,7 +41,7 @@ def overview(runs: Sequence[Run]) -> str:
         rows.append([run.label, _steps(run), reward, first, _number(end), kept, aim, *_band(run), coef, bound, speed, minutes])
     note = (
         f"Reward, entropy (nats per token), coefficient and speed: means over the last {RECENT} steps. Target: of what the run holds, the "
-        f"entropy of a token or of a response. In band: share of the steps within "
+        "entropy of a token or of a response. In band: share of the steps within "
         f"±{BAND:.0%} of the target since the band was first reached (mean of {SPAN} steps). Overshoot: largest such mean from then on, in "
         "targets. At bound: share of all steps with the coefficient at its upper bound."
     )
@@ -122,11 +122,7 @@ def _steps(run: Run) -> str:
 
 def _band(run: Run) -> tuple[str, str]:
     """Share of the steps in the band and overshoot."""
-    pairs = [
-        (held, row["entropy/target"])
-        for row in run.rows
-        if row.get("entropy/target") and (held := row.get("entropy/controlled", row.get("entropy/mean"))) is not None
-    ]
+    pairs = [(held, row["entropy/target"]) for row in run.rows if row.get("entropy/target") and (held := held_entropy(row)) is not None]
     if not pairs:
         return "-", "-"
     found = step_response(*zip(*pairs, strict=True))
