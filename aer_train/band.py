@@ -28,7 +28,7 @@ class StepResponse:
 
 
 def held_entropy(row: Mapping[str, Any]) -> float | None:
-    """Return the entropy that a step's controller held, nats: of a token or of a response. Records of older versions have the first alone."""
+    """Return the entropy that a step's controller held, nats: of a token or of a response. Older records have the first alone."""
     return row.get("entropy/controlled", row.get("entropy/mean"))
 
 
