@@ -64,7 +64,6 @@ def _entropy(case: Case) -> EntropyControlConfig:
         ema=0.0,
         min_coef=0.0,
         max_coef=1.0,
-        sharpen=0.0,
     )
 
 

@@ -12,6 +12,8 @@ from benchmarks.measure import summary
 from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Case
 
 Row = dict[str, Any]
+BESIDE_TRL = "The training loop beside TRL's GRPOTrainer"
+COST = "AER beside plain GRPO in the same trainer"
 ENDS = 5
 """Steps at either end whose mean reward the table gives (a third of the steps when there are fewer than 15)."""
 
@@ -43,7 +45,7 @@ def row(case: Case, trainer: str, runs: list[Row]) -> Row:
     }
 
 
-def write(rows: list[Row], title: str = "The training loop beside TRL's GRPOTrainer") -> str:
+def write(rows: list[Row], title: str = BESIDE_TRL) -> str:
     """The whole table: where it was measured, every case with both trainers, losses included."""
     here = rows[0]
     where = f"{here['hardware']}, {here['threads']} thread{'s' if here['threads'] > 1 else ''}, torch {here['torch']}"
