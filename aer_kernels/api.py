@@ -187,7 +187,7 @@ def fused_policy_loss(
         old_logprobs: like targets, nats, of the policy that the ratio refers to; None means strictly on-policy (ratio 1, with gradient).
         ref_logprobs: like targets, nats, for the KL term; needed when kl_coef > 0.
         importance_weights: like targets, >= 0, detached factor of the surrogate (rollout mismatch). None: 1.
-        entropy_coef: the coefficient alpha * w(q) of each token, >= 0 to reward entropy: a float or a tensor broadcastable to targets.
+        entropy_coef: the coefficient of each token, > 0 to raise entropy, < 0 to lower it: a float or a tensor broadcastable to targets.
         kl_coef: >= 0.
         objective: "ppo" or "cispo".   clip_low, clip_high: >= 0; clip_low >= 1 means no lower bound.   dual_clip: > 1 or None.
         aggregation: weights n_n of the policy and KL terms. "token_mean": 1 / normalizer. "sequence_mean": 1 / (normalizer * loss tokens
@@ -198,7 +198,7 @@ def fused_policy_loss(
             (token_mean) or sequences (sequence_mean).
         entropy_normalizer: > 0: denominator of the entropy term, m_n = 1 / entropy_normalizer. None: normalizer for token_mean, else this
             call's loss tokens, so that a coefficient means the same under every aggregation.
-        row_tol: >= 0: leave tokens out of the gradient products for which |ds/dlogprob| (1 - p_y) + entropy_coef H <= row_tol: half the
+        row_tol: >= 0: leave tokens out of the gradient products for which |ds/dlogprob| (1 - p_y) + |entropy_coef| H <= row_tol: half the
             bound on the L1 norm of their d(loss)/d(logits), before the division by normalizer. 0 leaves out exactly those without a
             gradient, such as clipped ratios. Each chunk then costs a device read. None: 0 on a CPU, where reading is free, else off.
     Returns:
