@@ -36,6 +36,10 @@ CASES = {
     "on_policy": (ON_POLICY, {}),
     "no_entropy": (("advantages", "old_logprobs"), {}),
     "fixed_coefficient": (("advantages", "loss_mask"), {"entropy_coef": 0.03}),
+    "entropy_is_lowered": (
+        ("advantages", "loss_mask"),
+        {"entropy_coef": torch.tensor([-0.1, 0.1, -0.2, 0.0, -0.05]).unsqueeze(1).expand(B, T)},
+    ),
     "ppo": (OFF_POLICY, {}),
     "clip_higher": (OFF_POLICY, {"clip_high": 0.28}),
     "dual_clip": (OFF_POLICY, {"dual_clip": 1.2}),
