@@ -107,6 +107,7 @@ def _worker(rank, job, world, port, folder):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=rank, world_size=world)
     torch.save(job(rank, world), f"{folder}/{rank}.pt")
+    dist.barrier()  # rank 0 holds the store: gone first, it can take the others' threads down with it
     dist.destroy_process_group()
 
 
