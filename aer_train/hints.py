@@ -119,7 +119,7 @@ def _explosion(row: Row, options: Options) -> str | None:
     if entropy <= (EXPLODED * initial if target is None else 1.5 * max(initial, target)):
         return None
     what, now = f"entropy rose to {entropy:.3f} nats, {entropy / initial:.1f} times its start", options.now
-    if (row.get("entropy/coef") or 0.0) <= 0:  # something else than a bonus lifts it
+    if not row.get("entropy/coef"):  # without a bonus something else lifts it
         return f"{what}, without an entropy bonus: lower {now('optim.lr')}, or {now('objective.clip_high')}"
     bound = "entropy.coef" if options.value("entropy.kind") == "fixed" else "entropy.max_coef"
     return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: lower {now(bound)}, or {now('optim.lr')}"

@@ -19,7 +19,7 @@ def judge(groups: list[Group], controller: AdaptiveEntropyController, config: Tr
     rewards = _shaped_rewards(groups, config)
     advantages = group_advantages(rewards, config.objective.advantage, config.reward.tolerance)
     accuracy, size = _accuracy(groups), rewards.shape[1]
-    weights, coefficients = (of(accuracy).repeat_interleave(size) for of in (controller.applied_weights, controller.coefficients))
+    weights, coefficients = (of(accuracy).repeat_interleave(size) for of in (controller.weights, controller.coefficients))
     trained = [config.rollout.overlong == "keep" or sample.finished for group in groups for sample in group.samples]
     return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained, weights.tolist())
 

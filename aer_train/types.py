@@ -69,7 +69,7 @@ class Batch:
     trained: list[bool]
     """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
     entropy_weight: list[float]
-    """What alpha is multiplied by (`AdaptiveEntropyController.applied_weights`)."""
+    """What alpha is multiplied by (`AdaptiveEntropyController.weights`)."""
 
     @cached_property
     def samples(self) -> list[Sample]:

@@ -1,7 +1,8 @@
 """docs/study.md: prose by hand, tables and figures from the committed records.
 
-A table stands between `<!-- table: MATRIX KIND -->`, or `<!-- table: MATRIX KIND SETTING -->` for the settings whose names begin so, and
-`<!-- end -->`; `python -m study page` writes it anew.
+A table stands between `<!-- table: MATRIX KIND [SETTING] [lrSCALE] -->` and `<!-- end -->`; `python -m study page` writes it anew. It shows
+the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so, with SCALE those at
+that learning rate.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
-_BLOCK = re.compile(r"(<!-- table: (\w+) (\w+)(?: ([\w-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(records: Sequence[Record], kind: str) -> str:
@@ -44,11 +45,12 @@ def written(page: str, results: Path = RESULTS) -> str:
     """Return the page with every table made anew from `results`: MATRIX.jsonl has the runs, MATRIX.json the conditions."""
 
     def replace(match: re.Match[str]) -> str:
-        opening, matrix, kind, setting, closing = match.groups()
+        opening, matrices, kind, setting, scale, closing = match.groups()
         if kind == "start":
-            return opening + start_table(json.loads((results / f"{matrix}.json").read_text(encoding="utf-8"))) + closing
-        records = read_records(results / f"{matrix}.jsonl")
-        return opening + table([r for r in records if r["setting"].startswith(setting or "")], kind) + closing
+            return opening + start_table(json.loads((results / f"{matrices}.json").read_text(encoding="utf-8"))) + closing
+        records = [record for matrix in matrices.split("+") for record in read_records(results / f"{matrix}.jsonl")]
+        shown = [r for r in records if r["setting"].startswith(setting or "") and scale in (None, f"{r['lr_scale']:g}")]
+        return opening + table(shown, kind) + closing
 
     return _BLOCK.sub(replace, page)
 

@@ -3,7 +3,7 @@
 Source: arXiv:2510.10959 names three parts: difficulty-aware allocation, a target anchored to the initial entropy, and a global
 coefficient that is adjusted all the time. The formulas below are this project's concrete form of them, not the paper's:
 
-    w(q)     = max(0, 1 - accuracy(q) / rho)                     difficulty weight of a prompt           (C1)
+    w(q)     = max(least_weight, 1 - accuracy(q) / rho)          difficulty weight of a prompt           (C1)
     H*       = tau * H_0                                         target; H_0 is the first measured batch (C2)
     Hbar     = ema * Hbar + (1 - ema) * H                        smoothed entropy of the batch, nats     (C3)
     e        = (H* - Hbar) / H*                                  relative error, scale-free              (C4)
@@ -13,25 +13,19 @@ coefficient that is adjusted all the time. The formulas below are this project's
     coef(q)  = alpha * w(q) / max(weight_floor, mean_q w(q))     what a prompt's tokens are given        (C7)
 
 Explore first, then settle: with tau_end the target is held for the first `hold` of the updates and then moves to tau_end in a straight
-line. With sharpen > 0 the prompts that are solved, v(q), are pushed the other way in proportion to alpha, and they alone while entropy is
-above a ceiling C: what the policy can do already need not pay for exploration where it fails.
+line.
 
     tau(t)   = tau + (tau_end - tau) * max(0, t / updates - hold) / (1 - hold)                           (C8)
-    v(q)     = max(0, (accuracy(q) - solved) / (1 - solved))
-    C        = max(H*, H_0) until the target moves, then H*
-    alpha    = clip(kp * (C - Hbar) / H*, -max_coef, 0)          while Hbar > C
-    coef(q)  = alpha * (w(q) / max(weight_floor, mean_q w(q)) - sharpen * v(q))   if alpha >= 0
-               alpha * v(q)                                                       if alpha < 0       (C9)
 
 The gains of kind `aer` are absolute: they suit a task on which the coefficient that is needed is of the order of 0.1. Over the sizes of
 advantages, aggregations of the policy term and peaks of the policy it differs by orders of magnitude, and `balance` measures it:
 
-    B        = ema_s(max(0, -policy slope)) / ema_s(bonus slope) the coefficient at which policy         (C10)
+    B        = ema_s(max(0, -policy slope)) / ema_s(bonus slope) the coefficient at which policy         (C9)
                                                                  gradient and bonus cancel
-    I        = clip(I + ki * e, 0, INTEGRAL_BOUND)               frozen as in (C5)                       (C11)
-    alpha    = clip(B * (kp * e + I), min_coef, max_coef)                                                (C12)
+    I        = clip(I + ki * e, 0, INTEGRAL_BOUND)               frozen as in (C5)                       (C10)
+    alpha    = clip(B * (kp * e + I), min_coef, max_coef)                                                (C11)
 
-with B * kp for kp in (C9). The slopes are those of `objectives.entropy_change`, which cost nothing.
+The slopes are those of `objectives.entropy_change`, which cost nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +46,7 @@ class EntropyControlConfig:
     """How the entropy coefficient is chosen; see the module docstring for the symbols."""
 
     kind: Kind = "aer"
-    """aer: PI rule (C3-C6). balance: the same in units of the balance coefficient (C10-C12). fixed: alpha = coef. bang_bang: Skywork-OR1 /
+    """aer: PI rule (C3-C6). balance: the same in units of the balance coefficient (C9-C11). fixed: alpha = coef. bang_bang: Skywork-OR1 /
     TRL rule. proportional: kp * max(0, H* - H). integral: alpha <- clip(alpha + ki * (H* - H)). log_pi: PI on log alpha, with a brake on
     the slope of the entropy. self_tuned: the response of the entropy to alpha is estimated by recursive least squares. off: no entropy
     term."""
@@ -73,6 +67,8 @@ class EntropyControlConfig:
     """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt."""
     rho: float = 1.0
     """Accuracy in (0, 1] at which the hinge weight reaches 0."""
+    least_weight: float = 0.0
+    """Smallest w, in [0, 1]: the share of the pressure on an unsolved prompt that a solved one keeps. 1 is uniform."""
     include_all_wrong: bool = True
     """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
     normalize_weights: bool = True
@@ -88,14 +84,9 @@ class EntropyControlConfig:
     coef: float = 0.0
     """The coefficient itself for fixed; the starting coefficient for bang_bang and integral. >= 0."""
     min_coef: float = 0.0
-    """Lower bound of the coefficient, >= 0, but for (C9)."""
+    """Lower bound of the coefficient, >= 0."""
     max_coef: float = 0.6
     """Upper bound of the coefficient (and of the integral part of aer)."""
-    sharpen: float = 0.0
-    """Share of alpha, >= 0, with which the entropy of solved prompts is lowered (C9). aer and balance lower it, too, while entropy is above
-    its ceiling. 0: entropy is never lowered."""
-    solved: float = 0.5
-    """Accuracy in [0, 1) above which a prompt counts as solved (C9)."""
     step: float = 0.005
     """bang_bang: what is added or taken away at each update, > 0."""
 
@@ -109,6 +100,7 @@ class EntropyControlConfig:
         _check("updates", self.updates, self.updates is None or self.updates > 0, "be > 0 or None")
         _check("target", self.target, self.target is None or self.target >= 0, "be >= 0 or None")
         _check("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
+        _check("least_weight", self.least_weight, 0 <= self.least_weight <= 1, "be in [0, 1]")
         _check("weight_floor", self.weight_floor, 0 < self.weight_floor <= 1, "be in (0, 1]")
         _check("kp", self.kp, self.kp is None or self.kp >= 0, "be >= 0 or None")
         _check("ki", self.ki, self.ki is None or self.ki >= 0, "be >= 0 or None")
@@ -116,8 +108,6 @@ class EntropyControlConfig:
         _check("min_coef", self.min_coef, self.min_coef >= 0, "be >= 0")
         _check("max_coef", self.max_coef, self.max_coef >= self.min_coef, f"be >= min_coef ({self.min_coef})")
         _check("coef", self.coef, self.coef >= 0, "be >= 0")
-        _check("sharpen", self.sharpen, self.sharpen >= 0, "be >= 0")
-        _check("solved", self.solved, 0 <= self.solved < 1, "be in [0, 1)")
         _check("step", self.step, self.step > 0, "be > 0")
         if self.kind in RELATIVE and self.target == 0:
             raise ValueError(f"target must be > 0 for kind={self.kind!r} (its error is relative to the target), got 0")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
 from aer_kernels.entropy_control.rules import SMALLEST_BALANCE, Balance, Seen, make_rule
-from aer_kernels.entropy_control.target import ceiling_entropy, target_entropy
-from aer_kernels.entropy_control.weights import difficulty_weights, solved_weights
+from aer_kernels.entropy_control.target import target_entropy
+from aer_kernels.entropy_control.weights import difficulty_weights
 
 
 class AdaptiveEntropyController:
@@ -24,7 +24,7 @@ class AdaptiveEntropyController:
         ctl.update(entropy_sum, token_count)             # both summed over micro-batches and ranks
 
     alpha is fixed between two updates. The entropy given to `update` must be that of the tempered distribution and of the loss tokens
-    that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `applied_weights` as weights.
+    that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `weights` as weights.
     Evaluation must not call `update`.
 
     Raises:
@@ -76,7 +76,7 @@ class AdaptiveEntropyController:
 
     @property
     def balance(self) -> float:
-        """B of (C10): the coefficient at which policy gradient and bonus would leave the entropy as it is; measured by kind balance."""
+        """B of (C9): the coefficient at which policy gradient and bonus would leave the entropy as it is; measured by kind balance."""
         return self._rule.unit if isinstance(self._rule, Balance) else SMALLEST_BALANCE
 
     @property
@@ -85,30 +85,23 @@ class AdaptiveEntropyController:
         return self.config.kind not in ("off", "fixed") and self._coef >= self.config.max_coef
 
     def coefficients(self, group_accuracy: Tensor | Sequence[float]) -> Tensor:
-        """The coefficient of each prompt: alpha times `applied_weights` (C1, C7, C9).
+        """The coefficient of each prompt: alpha times `weights` (C1, C7).
 
         Args:
             group_accuracy: (P,) mean verified reward of each prompt's samples, in [0, 1].
         Returns:
-            (P,) fp32 on the device of group_accuracy, >= 0 but for (C9). All zero when disabled.
+            (P,) fp32 on the device of group_accuracy, >= 0. All zero when disabled.
         """
         accuracy = torch.as_tensor(group_accuracy, dtype=torch.float32)
         if accuracy.ndim != 1:
             raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
         if not self.enabled:
             return torch.zeros_like(accuracy)
-        return self.alpha * self.applied_weights(accuracy)
+        return self.alpha * self.weights(accuracy)
 
     def weights(self, accuracy: Tensor) -> Tensor:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7)."""
         return difficulty_weights(accuracy, self.config)
-
-    def applied_weights(self, accuracy: Tensor) -> Tensor:
-        """What alpha is multiplied by now (C9): `weights` less the sharpening; v(q) alone while entropy is pushed down."""
-        if self.alpha < 0:
-            return solved_weights(accuracy, self.config)
-        weights = self.weights(accuracy)
-        return weights - self.config.sharpen * solved_weights(accuracy, self.config) if self.config.sharpen else weights
 
     def update(self, entropy_sum: float | Tensor, token_count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
@@ -133,8 +126,7 @@ class AdaptiveEntropyController:
         self._smoothed = self.config.ema * self._smoothed + (1.0 - self.config.ema) * entropy
         self._last = entropy
         self._updates += 1
-        ceiling = ceiling_entropy(self.config, self._initial, self._updates)
-        seen = Seen(entropy, self._smoothed, self._target(), ceiling, measured, self._updates)
+        seen = Seen(entropy, self._smoothed, self._target(), measured, self._updates)
         coef = self._rule.next(seen, self._coef)
         self._coef = coef if self.config.kind in ("off", "fixed") else self._clip(coef)
         return self.alpha
@@ -152,7 +144,7 @@ class AdaptiveEntropyController:
         return target_entropy(self.config, self._initial or 0.0, self._updates)
 
     def _clip(self, coef: float) -> float:
-        return min(max(coef, -self.config.max_coef if self.config.sharpen else self.config.min_coef), self.config.max_coef)
+        return min(max(coef, self.config.min_coef), self.config.max_coef)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on as if nothing had happened; plain numbers, safe in JSON."""

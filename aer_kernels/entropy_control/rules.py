@@ -14,7 +14,7 @@ INTEGRAL_BOUND = 5.0
 """Largest I of balance, in units of B."""
 
 SLOPE_EMA = 0.95
-"""ema_s: weight of the past in the slopes of (C10). A policy changes its scale slowly; one batch's policy slope is noisy."""
+"""ema_s: weight of the past in the slopes of (C9). A policy changes its scale slowly; one batch's policy slope is noisy."""
 
 SMALLEST_BALANCE = 1e-4
 """B is never smaller, so that the rule can act again after a time without gradient."""
@@ -30,8 +30,6 @@ class Seen(NamedTuple):
     """Hbar of (C3)."""
     target: float
     """H*."""
-    ceiling: float
-    """C of (C9)."""
     slopes: tuple[float, float] | None
     """Policy and bonus slope per token."""
     updates: int
@@ -85,11 +83,11 @@ class Simple:
 
 
 class PI:
-    """(C4)-(C6), and (C9)."""
+    """(C4)-(C6)."""
 
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         self.state: State = {"integral": 0.0}
-        self._kp, self._ki, self._low, self._high, self._sharpens = kp, ki, config.min_coef, config.max_coef, config.sharpen > 0
+        self._kp, self._ki, self._low, self._high = kp, ki, config.min_coef, config.max_coef
 
     def next(self, seen: Seen, coef: float) -> float:
         return self._output(seen, 1.0, self._high)
@@ -103,13 +101,11 @@ class PI:
         winding_up = (output >= self._high and error > 0) or (output <= self._low and error < 0)
         if not winding_up:
             integral = self.state["integral"] = min(max(integral + self._ki * error, 0.0), bound)
-        if self._sharpens and seen.smoothed > seen.ceiling:
-            return max(unit * self._kp * (seen.ceiling - seen.smoothed) / seen.target, -self._high)
         return max(unit * (self._kp * error + integral), self._low)
 
 
 class Balance(PI):
-    """(C10)-(C12)."""
+    """(C9)-(C11)."""
 
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         super().__init__(kp, ki, config)
@@ -117,7 +113,7 @@ class Balance(PI):
 
     @property
     def unit(self) -> float:
-        """B of (C10)."""
+        """B of (C9)."""
         policy, bonus = self.state["slopes"]
         return max(policy / bonus, SMALLEST_BALANCE) if bonus > 0 else SMALLEST_BALANCE
 

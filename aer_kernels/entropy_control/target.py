@@ -5,13 +5,6 @@ from __future__ import annotations
 from aer_kernels.entropy_control.config import EntropyControlConfig
 
 
-def ceiling_entropy(config: EntropyControlConfig, initial: float, updates: int) -> float:
-    """Return C in nats (C9); args as those of `target_entropy`."""
-    target = target_entropy(config, initial, updates)
-    moves = config.tau_end is not None and config.updates is not None and updates > config.hold * config.updates
-    return target if moves else max(target, initial)
-
-
 def target_entropy(config: EntropyControlConfig, initial: float, updates: int) -> float:
     """Return H* in nats (C2), moved by (C8).
 

@@ -1,4 +1,4 @@
-"""Difficulty-aware allocation: what share of the entropy pressure each prompt gets, and of the opposite."""
+"""Difficulty-aware allocation: what share of the entropy pressure each prompt gets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor
     if config.difficulty == "uniform":
         weights = accuracy.new_ones(accuracy.shape)
     else:
-        weights = (1.0 - accuracy / (config.rho if config.difficulty == "hinge" else 1.0)).clamp(min=0.0)
+        weights = (1.0 - accuracy / (config.rho if config.difficulty == "hinge" else 1.0)).clamp(min=config.least_weight)
     if not config.include_all_wrong:
         weights = weights.masked_fill(accuracy <= 0, 0.0)
     if config.normalize_weights and weights.numel():
         weights = weights / weights.mean().clamp(min=config.weight_floor)
     return weights
-
-
-def solved_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:
-    """Return v(q) of (C9), in [0, 1]; `accuracy` as for `difficulty_weights`."""
-    return ((accuracy - config.solved) / (1.0 - config.solved)).clamp(min=0.0)

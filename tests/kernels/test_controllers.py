@@ -139,28 +139,6 @@ def test_target_settles():
         controller(tau_end=0.4)
 
 
-def test_solved_prompts_are_sharpened():
-    """v = (a - 0.5) / 0.5 above 0.5: the bonus stays with what is not solved, and half of it is taken off what is."""
-    ctl = controller(kind="fixed", coef=0.2, rho=0.5, sharpen=0.5, normalize_weights=False)
-    assert ctl.coefficients([0.0, 0.25, 0.5, 0.75, 1.0]).tolist() == pytest.approx([0.2, 0.1, 0.0, -0.05, -0.1])
-    assert controller(kind="off", sharpen=0.1).coefficients([1.0]).tolist() == [0.0]
-
-
-@pytest.mark.parametrize("kind", ["aer", "balance"])
-def test_entropy_above_its_ceiling_is_pushed_down_on_solved_prompts(kind):
-    """Target 0.8, H_0 = 1. Between them nothing is done; above H_0, or above the target once that moves, alpha is below 0."""
-    ctl = controller(kind=kind, tau=0.8, tau_end=0.4, hold=0.5, updates=100, sharpen=0.1, ema=0.0)
-    assert feed(ctl, [1.0, 0.95]) == [0.0, 0.0]
-    (pushed,) = feed(ctl, [1.2])
-    unit = 0.5 if kind == "aer" else 0.2 * 8.0
-    assert pushed == pytest.approx(-min(0.6, unit * 0.2 / 0.8))
-    assert ctl.coefficients([0.0, 0.5, 1.0]).tolist() == pytest.approx([0.0, 0.0, pushed])
-    assert ctl.weights(torch.tensor([0.0, 1.0])).tolist() == [2.0, 0.0], "what counts as pressure does not flip with alpha"
-    feed(ctl, [0.7] * 60)
-    assert feed(ctl, [0.95])[0] < 0, "below H_0, but the target has begun to move"
-    assert feed(controller(kind=kind, tau=0.8), [1.0, 1.2]) == [0.0, 0.0], "never without sharpening"
-
-
 def test_entropy_of_responses():
     """The same rule on nats per response: what it is given is all that differs."""
     ctl = controller(tau=0.8, quantity="response")
@@ -225,6 +203,7 @@ def test_difficulty_weights():
     weights = lambda **o: controller(normalize_weights=False, **o).weights(accuracy).tolist()  # noqa: E731
     assert weights(difficulty="linear", rho=0.5) == [1.0, 0.75, 0.5, 0.0]
     assert weights(difficulty="hinge", rho=0.5) == [1.0, 0.5, 0.0, 0.0]
+    assert weights(difficulty="hinge", rho=0.5, least_weight=0.3) == pytest.approx([1.0, 0.5, 0.3, 0.3])
     assert weights(difficulty="uniform") == [1.0] * 4
     assert weights(difficulty="linear", include_all_wrong=False) == [0.0, 0.75, 0.5, 0.0]
     assert weights(difficulty="uniform", include_all_wrong=False) == [0.0, 1.0, 1.0, 1.0]
@@ -234,6 +213,7 @@ def test_normalized_weights_have_mean_one_and_a_floor():
     ctl = controller()
     assert ctl.weights(torch.tensor([0.0, 0.5, 0.9, 0.2])).mean() == pytest.approx(1.0)
     assert torch.all(ctl.weights(torch.ones(3)) == 0)
+    assert torch.all(controller(least_weight=0.5).weights(torch.ones(3)) == 1), "all solved: as uniform"
     assert ctl.weights(torch.tensor([0.99, 1.0])).tolist() == pytest.approx([0.2, 0.0], rel=1e-4)  # 0.01 / weight_floor
 
 
@@ -292,6 +272,7 @@ def test_state_of_another_rule_is_refused():
         ({"kind": "pid"}, "kind must be one of aer, balance, off, fixed, bang_bang, proportional, integral, log_pi, self_tuned, got 'pid'"),
         ({"tau": 0.0}, "tau must be > 0, got 0.0"),
         ({"rho": 1.5}, r"rho must be in \(0, 1\], got 1.5"),
+        ({"least_weight": -0.1}, r"least_weight must be in \[0, 1\], got -0.1"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\), got 1.0"),
         ({"max_coef": 0.1, "min_coef": 0.2}, r"max_coef must be >= min_coef \(0.2\), got 0.1"),
         ({"target": 0.0}, "target must be > 0 for kind='aer'"),

@@ -186,6 +186,19 @@ def test_the_page_is_made_of_the_records(tmp_path):
     assert written(made, tmp_path) == made
 
 
+def test_a_table_of_several_matrices_and_of_one_learning_rate(tmp_path):
+    for name, scale, setting in (("raw", 1.0, "tiny"), ("other", 0.5, "tiny"), ("other", 2.0, "lrge")):
+        records = read_records(tmp_path / f"{name}.jsonl") if (tmp_path / f"{name}.jsonl").exists() else []
+        records += [record(method, 0, [1, 2], [4, 4], setting=setting) | {"lr_scale": scale} for method in ("grpo", "aer")]
+        write_records(records, tmp_path / f"{name}.jsonl")
+
+    def runs(what):
+        return written(f"<!-- table: {what} -->\n<!-- end -->\n", tmp_path).splitlines()[-2].split("|")[2].strip()
+
+    assert [runs(what) for what in ("raw+other against_grpo", "other against_grpo", "other against_grpo lr0.5")] == ["3", "2", "1"]
+    assert [runs(what) for what in ("raw+other outcomes tiny", "raw+other outcomes tiny lr0.5", "other outcomes lrge")] == ["2", "1", "1"]
+
+
 def test_conditions_are_written_once(study, tmp_path):
     matrix, cache = study.matrix("quick"), tmp_path / "policies"
     policy_folder(cache, study.tasks["tiny"]).mkdir(parents=True)
