@@ -24,8 +24,9 @@ from aer_train.trainer import train
 from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
 from study.held_out import right_samples
-from study.policies import prepare
+from study.policies import policy_folder, prepare
 from study.records import DONE, summarize
+from study.settings import check_settings, settings_of, settings_path
 
 NICE = 5
 """Added to the niceness of the workers: a study takes what the machine has to spare."""
@@ -37,8 +38,13 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     Args:
         cache: folder of the warm-started policies; missing ones are made first.
         workers: processes, one thread each.
+    Raises:
+        ValueError - `out` holds a run of a job that was begun with other settings.
     """
     settings = {job.setting: study.tasks[job.setting] for job in matrix.jobs}
+    for job in matrix.jobs:
+        run = out / job.folder
+        check_settings(run, settings_of(study.train_config(matrix, job, run, policy_folder(cache, settings[job.setting])), matrix))
     waiting = [job for job in matrix.jobs if not (out / job.folder / DONE).exists()]
     failed: list[Job] = []
     if not waiting:
@@ -74,6 +80,7 @@ def run_job(job: Job, config: TrainConfig, matrix: Matrix) -> None:
     """
     run, started = Path(config.run.out), time.monotonic()
     run.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(settings_path(run), json.dumps(settings_of(config, matrix), indent=1))
     with open(f"{run}.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         diverged, right = None, {}
         try:

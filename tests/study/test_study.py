@@ -16,6 +16,7 @@ from study.jobs import run_job, run_matrix
 from study.page import written
 from study.policies import REPORT, policy_folder, prepare
 from study.records import DONE, read_records, write_records
+from study.settings import settings_of, settings_path
 from study.statistics import estimate, paired, t_cdf, t_quantile
 from study.tables import best_method, control_table, difference, generalization_table, outcome_table, paired_table
 
@@ -104,6 +105,22 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     run_job(job, study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.tasks["tiny"])), matrix)
     again = json.loads(lost.read_text())
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in aer.items() if k != "seconds"}
+
+
+def test_runs_that_were_made_with_other_settings_are_refused(study, tmp_path):
+    """A finished or begun run is not taken for that of a method that has been changed since; another place of the policies is no change."""
+    matrix, out, cache = study.matrix("quick", methods=["aer"]), tmp_path / "out", tmp_path / "policies"
+    run = out / matrix.jobs[0].folder
+    settings = settings_of(study.train_config(matrix, matrix.jobs[0], run, tmp_path / "elsewhere"), matrix)
+    assert settings["entropy.tau"] == 0.7 and settings["study.samples"] == 2
+    run.parent.mkdir(parents=True)
+    settings_path(run).write_text(json.dumps(settings))
+    (run / DONE).parent.mkdir()
+    (run / DONE).write_text("{}")
+    assert run_matrix(study, matrix, out, cache, workers=1) == []
+    study.methods["aer"]["entropy"]["tau"] = 0.8
+    with pytest.raises(ValueError, match=r"--out must hold runs with entropy\.tau 0\.8, as the matrix says now, got 0\.7 in .*seed0"):
+        run_matrix(study, matrix, out, cache, workers=1)
 
 
 def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypatch):
