@@ -14,6 +14,7 @@ from pathlib import Path
 
 from study import plots
 from study.conditions import start_table
+from study.control import has_target
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 
@@ -63,8 +64,10 @@ def write_page() -> None:
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
-    """Write NAME_control.png and, where runs were evaluated, NAME_outcomes.png."""
-    plots.step_responses(records, folder / f"{name}_control.png")
+    """Write NAME_control.png of the runs that have a target and, where runs were evaluated, NAME_outcomes.png."""
+    held = [record for record in records if has_target(record)]
+    if held:
+        plots.step_responses(held, folder / f"{name}_control.png")
     splits = [split for split in ("test", "validation") if all(split in r["right"] for r in records if r["diverged"] is None)]
     if splits:
         plots.outcomes(records, splits[0], folder / f"{name}_outcomes.png")
