@@ -45,12 +45,14 @@ def step_responses(records: Sequence[Record], path: Path) -> None:
 
 
 def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
-    """pass@k on hard and easy prompts, entropy and coefficient by method: means over seeds, a row a setting."""
-    methods, settings = _unique(records, "method"), _unique(records, "setting")
+    """pass@k on hard and easy prompts, entropy and coefficient by method: means over seeds, a row a setting and learning rate."""
+    methods = _unique(records, "method")
+    rows = list(dict.fromkeys((record["setting"], record["lr_scale"]) for record in records))
+    titles = [setting if scale == 1 else f"{setting}, lr x {scale:g}" for setting, scale in rows]
 
     def panel(axes: Axes, row: int, column: int) -> None:
         for index, method in enumerate(methods):
-            members = [r for r in records if r["method"] == method and r["setting"] == settings[row] and r["diverged"] is None]
+            members = [r for r in records if r["method"] == method and (r["setting"], r["lr_scale"]) == rows[row] and r["diverged"] is None]
             if not members:
                 continue
             style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index // len(COLORS)], "linewidth": 1.3}
@@ -61,15 +63,15 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 means = [sum(pass_at(r["right"][split][tier], r["samples"], k) for r in members) / len(members) for k in ks]
                 axes.plot(ks, means, marker="o", markersize=3, **style)
                 axes.set_xscale("log", base=2)
-                axes.set_title(f"{settings[row]}: pass@k, {tier}", fontsize=8)
+                axes.set_title(f"{titles[row]}: pass@k, {tier}", fontsize=8)
             else:
                 curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else r["curves"]["coef"] for r in members]
                 axes.plot([sum(step) / len(step) for step in zip(*curves, strict=True)], **style)
-                axes.set_title(f"{settings[row]}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
+                axes.set_title(f"{titles[row]}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
                 if column == 2:  # what explodes leaves the panel, so that the others can be told apart
                     axes.set_ylim(0, 2 * members[0]["curves"]["entropy"][0])
 
-    _grid(len(settings), 4, panel, path)
+    _grid(len(rows), 4, panel, path)
 
 
 def relative(record: Record) -> list[float]:
