@@ -100,12 +100,18 @@ def difference(records: Sequence[Record], split: str, name: str, ours: str, thei
 
 
 def best_method(records: Sequence[Record], prefix: str, name: str = "hard pass@1") -> str:
-    """Return the method whose name starts with `prefix` that is best on validation, over all of its runs."""
-    methods = [method for method in _unique(records, "method") if method.startswith(prefix)]
-    if not methods:
-        raise ValueError(f"records must have a method whose name starts with {prefix!r}, got {', '.join(_unique(records, 'method'))}")
-    mean = {m: _mean([measure(r, "validation", name) for r in records if r["method"] == m]) for m in methods}
-    return max(methods, key=lambda method: mean[method])
+    """Return the method whose name starts with `prefix` that is best on validation, over the places at which all of them were run.
+
+    Raises:
+        ValueError - there is no such method, or no such place.
+    """
+    ours = [record for record in records if record["method"].startswith(prefix)]
+    found = {method: {place(r): r for r in ours if r["method"] == method} for method in _unique(ours, "method")}
+    common = set.intersection(*map(set, found.values())) if found else set()
+    if not common:
+        raise ValueError(f"records must have runs of methods {prefix!r}... at the same places, got {', '.join(found) or 'none'}")
+    mean = {method: _mean([measure(runs[at], "validation", name) for at in common]) for method, runs in found.items()}
+    return max(found, key=lambda method: mean[method])
 
 
 def measure(record: Record, split: str, name: str) -> float:

@@ -163,11 +163,15 @@ def test_tables_from_records():
     records = [
         record("grpo", 0, [0, 0], [4, 4]), record("grpo", 1, [1, 1], [4, 4]),
         record("aer", 0, [2, 2], [4, 4]), record("aer", 1, [4, 4], [4, 4]),
-        record("fixed03", 0, [1, 1], [4, 4]), record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
+        record("fixed03", 0, [1, 1], [4, 4]), record("fixed03", 1, [2, 2], [4, 4]), record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
     ]  # fmt: skip
     found = difference(records, "test", "hard pass@1", "aer", "grpo")
     assert (found.mean, found.half_width, found.count) == (pytest.approx(0.625), pytest.approx(12.7062 * 0.125, rel=1e-4), 2)
     assert best_method(records, "fixed") == "fixed03", "a run that diverged solves nothing"
+    alone = record("fixed30", 0, [4, 4], [4, 4], setting="where only it was run")
+    assert best_method([*records, alone], "fixed") == "fixed03", "the places of both count"
+    with pytest.raises(ValueError, match=r"runs of methods 'fixed'\.\.\. at the same places, got fixed03, fixed30"):
+        best_method([records[4], alone], "fixed")
     assert "| aer | 2 | 0.750 ± 3.177 |" in outcome_table(records, "test")
     assert "| aer | 2 | +0.625 ± 1.588 |" in paired_table(records, "test", "grpo")
     held = control_table([record("aer", s, [0, 0], [0, 0], entropy=[2.0] + [1.0] * 30) for s in range(3)])
