@@ -24,6 +24,7 @@ from aer_train.trainer import train
 from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
 from study.held_out import right_samples
+from study.lock import locked
 from study.policies import policy_folder, prepare
 from study.records import DONE, summarize
 from study.settings import check_settings, settings_of, settings_path
@@ -39,7 +40,7 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
         cache: folder of the warm-started policies; missing ones are made first.
         workers: processes, one thread each.
     Raises:
-        ValueError - `out` holds a run of a job that was begun with other settings.
+        ValueError - `out` holds a run of a job that was begun with other settings, or another command is at work in it.
     """
     settings = {job.setting: study.tasks[job.setting] for job in matrix.jobs}
     for job in matrix.jobs:
@@ -52,7 +53,8 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
     console = Console(highlight=False)
-    with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
+    executor = ProcessPoolExecutor(workers, context, initializer=_start)
+    with locked(out), executor as pool, Progress(*columns, console=console) as progress:
         policies = {name: pool.submit(prepare, cache, setting) for name, setting in settings.items()}
         folders = {name: future.result() for name, future in policies.items()}
         write_conditions(study, matrix, cache, out)

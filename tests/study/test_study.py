@@ -13,6 +13,7 @@ from study.config import Job, Study, merge
 from study.control import holds, phases, response_of
 from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
+from study.lock import locked
 from study.page import written
 from study.policies import REPORT, policy_folder, prepare
 from study.records import DONE, read_records, write_records
@@ -121,6 +122,14 @@ def test_runs_that_were_made_with_other_settings_are_refused(study, tmp_path):
     study.methods["aer"]["entropy"]["tau"] = 0.8
     with pytest.raises(ValueError, match=r"--out must hold runs with entropy\.tau 0\.8, as the matrix says now, got 0\.7 in .*seed0"):
         run_matrix(study, matrix, out, cache, workers=1)
+
+
+def test_two_commands_do_not_share_a_folder(study, tmp_path):
+    """The second is refused while the first is at work, and served afterwards."""
+    with locked(tmp_path / "out"), pytest.raises(ValueError, match=r"--out must not be in use by another command, got .*out"):
+        run_matrix(study, study.matrix("quick"), tmp_path / "out", tmp_path / "policies", workers=1)
+    with locked(tmp_path / "out"):
+        pass
 
 
 def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypatch):
