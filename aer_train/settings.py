@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,17 +66,21 @@ def read_config(path: Path) -> TrainConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def flags(tree: dict[str, Any], prefix: str = "--") -> list[str]:
+def flags(tree: dict[str, Any]) -> list[str]:
     """Return the flags that set every leaf of a nested dictionary: {"run": {"seed": 1}} -> ["--run.seed=1"]."""
     found: list[str] = []
+    for name, value in leaves(tree):
+        found += [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}={value}"]
+    return found
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of a nested dictionary with its dotted name: {"run": {"seed": 1}} -> ("run.seed", 1)."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            found += flags(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple):
-            found += [f"{prefix}{key}", *map(str, value)]
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={value}")
-    return found
+            yield prefix + key, value
 
 
 def _read_tree(path: Path) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aer_train.config import TrainConfig
+from aer_train.settings import leaves
 from study.config import Matrix
 
 PLACES = {"model.name", "run.out"}
@@ -23,7 +23,7 @@ def settings_path(run: Path) -> Path:
 def settings_of(config: TrainConfig, matrix: Matrix) -> dict[str, Any]:
     """Return all that decides the numbers of a run, by dotted name."""
     tree = asdict(config) | {"study": {"samples": matrix.samples, "splits": matrix.splits, "eval_limit": matrix.eval_limit}}
-    return {name: value for name, value in json.loads(json.dumps(dict(_leaves(tree)))).items() if name not in PLACES}
+    return {name: value for name, value in json.loads(json.dumps(dict(leaves(tree)))).items() if name not in PLACES}
 
 
 def check_settings(run: Path, settings: dict[str, Any]) -> None:
@@ -37,11 +37,3 @@ def check_settings(run: Path, settings: dict[str, Any]) -> None:
     begun = json.loads(settings_path(run).read_text(encoding="utf-8"))
     for name in [name for name in settings if begun.get(name) != settings[name]][:1]:
         raise ValueError(f"--out must hold runs with {name} {settings[name]}, as the matrix says now, got {begun.get(name)} in {run}")
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from aer_train.band import BAND, SPAN, held_entropy, step_response
 from aer_train.clock import PARTS
 from aer_train.hints import hints_of
 from aer_train.report.charts import Run
+from aer_train.settings import leaves
 
 SAMPLES = 40
 """Rows of the sample table."""
@@ -88,7 +88,7 @@ def time(runs: Sequence[Run]) -> str:
 
 def configuration(runs: Sequence[Run]) -> str:
     """The options in which the runs differ, and all options of each."""
-    flat = [dict(_leaves(run.config)) for run in runs]
+    flat = [dict(leaves(run.config)) for run in runs]
     keys = dict.fromkeys(key for f in flat for key in f if key != "run.out")
     differing = [key for key in keys if len({json.dumps(f.get(key)) for f in flat}) > 1]
     rows = [[key, *(json.dumps(f.get(key)) for f in flat)] for key in differing]
@@ -145,14 +145,6 @@ def _number(value: float | None, form: str = ".3f") -> str:
 def _shorten(text: str) -> str:
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
