@@ -10,8 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from study.config import CONFIG, Study
+from study.config import CONFIG, Matrix, Study
 from study.jobs import run_matrix
+from study.lock import locked
 from study.page import write_figures, write_page
 from study.records import read_records, write_records
 from study.tables import control_table, outcome_table
@@ -41,6 +42,11 @@ def _run(options: argparse.Namespace) -> int:
     matrix = study.matrix(options.matrix, **{name: getattr(options, name) for name in CHANGES})
     if options.out is None:
         raise ValueError("--out must name a folder for the runs, got none")
+    with locked(options.out):
+        return _finish(study, matrix, options)
+
+
+def _finish(study: Study, matrix: Matrix, options: argparse.Namespace) -> int:
     failed = run_matrix(study, matrix, options.out, options.cache, options.workers)
     records = read_records(options.out)
     write_records(records, options.out / "records.jsonl")

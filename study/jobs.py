@@ -24,7 +24,6 @@ from aer_train.trainer import train
 from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
 from study.held_out import right_samples
-from study.lock import locked
 from study.policies import policy_folder, prepare
 from study.records import DONE, summarize
 from study.settings import check_settings, settings_of, settings_path
@@ -40,12 +39,12 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
         cache: folder of the warm-started policies; missing ones are made first.
         workers: processes, one thread each.
     Raises:
-        ValueError - `out` holds a run of a job that was begun with other settings, or another command is at work in it.
+        ValueError - `out` holds a run of a job that was begun with other settings.
     """
     settings = {job.setting: study.tasks[job.setting] for job in matrix.jobs}
-    for job in matrix.jobs:
-        run = out / job.folder
-        check_settings(run, settings_of(study.train_config(matrix, job, run, policy_folder(cache, settings[job.setting])), matrix))
+    configs = {job: study.train_config(matrix, job, out / job.folder, policy_folder(cache, settings[job.setting])) for job in matrix.jobs}
+    for job, config in configs.items():
+        check_settings(out / job.folder, settings_of(config, matrix))
     waiting = [job for job in matrix.jobs if not (out / job.folder / DONE).exists()]
     failed: list[Job] = []
     if not waiting:
@@ -53,16 +52,12 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
     console = Console(highlight=False)
-    executor = ProcessPoolExecutor(workers, context, initializer=_start)
-    with locked(out), executor as pool, Progress(*columns, console=console) as progress:
-        policies = {name: pool.submit(prepare, cache, setting) for name, setting in settings.items()}
-        folders = {name: future.result() for name, future in policies.items()}
+    with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
+        for policy in [pool.submit(prepare, cache, setting) for setting in settings.values()]:
+            policy.result()
         write_conditions(study, matrix, cache, out)
         bar = progress.add_task(matrix.name, total=len(matrix.jobs), completed=len(matrix.jobs) - len(waiting))
-        futures = {}
-        for job in waiting:
-            config = study.train_config(matrix, job, out / job.folder, folders[job.setting])
-            futures[pool.submit(run_job, job, config, matrix)] = job
+        futures = {pool.submit(run_job, job, configs[job], matrix): job for job in waiting}
         try:
             for future in as_completed(futures):
                 progress.advance(bar)

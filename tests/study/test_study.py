@@ -124,10 +124,11 @@ def test_runs_that_were_made_with_other_settings_are_refused(study, tmp_path):
         run_matrix(study, matrix, out, cache, workers=1)
 
 
-def test_two_commands_do_not_share_a_folder(study, tmp_path):
+def test_two_commands_do_not_share_a_folder(study, tmp_path, capsys):
     """The second is refused while the first is at work, and served afterwards."""
-    with locked(tmp_path / "out"), pytest.raises(ValueError, match=r"--out must not be in use by another command, got .*out"):
-        run_matrix(study, study.matrix("quick"), tmp_path / "out", tmp_path / "policies", workers=1)
+    with locked(tmp_path / "out"):
+        assert command.main(["quick", "--config", str(tmp_path / "study.toml"), "--out", str(tmp_path / "out")]) == 2
+    assert "error: --out must not be in use by another command, got" in capsys.readouterr().err and not list((tmp_path / "out").rglob(DONE))
     with locked(tmp_path / "out"):
         pass
 
@@ -172,7 +173,8 @@ def test_tables_from_records():
     records = [
         record("grpo", 0, [0, 0], [4, 4]), record("grpo", 1, [1, 1], [4, 4]),
         record("aer", 0, [2, 2], [4, 4]), record("aer", 1, [4, 4], [4, 4]),
-        record("fixed03", 0, [1, 1], [4, 4]), record("fixed03", 1, [2, 2], [4, 4]), record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
+        record("fixed03", 0, [1, 1], [4, 4]), record("fixed03", 1, [2, 2], [4, 4]),
+        record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
     ]  # fmt: skip
     found = difference(records, "test", "hard pass@1", "aer", "grpo")
     assert (found.mean, found.half_width, found.count) == (pytest.approx(0.625), pytest.approx(12.7062 * 0.125, rel=1e-4), 2)
