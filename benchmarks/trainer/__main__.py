@@ -64,19 +64,8 @@ def _jobs(case: Case, sides: Sides, folder: Path, options: argparse.Namespace, d
     for repeat in range(options.repeats):
         for trainer in list(sides)[:: 1 if repeat % 2 == 0 else -1]:
             work = folder / f"{trainer}-{repeat}"
-            yield (
-                trainer,
-                Job(
-                    replace(case, **sides[trainer][1]),
-                    model,
-                    data,
-                    work,
-                    work.with_suffix(".result"),
-                    device,
-                    options.threads,
-                    options.seed + repeat,
-                ),
-            )
+            chosen, seed = replace(case, **sides[trainer][1]), options.seed + repeat
+            yield trainer, Job(chosen, model, data, work, work.with_suffix(".result"), device, options.threads, seed)
 
 
 def _run(module: str, job: Job) -> dict[str, Any]:
