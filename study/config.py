@@ -3,6 +3,8 @@
 [tasks.NAME]     task, size of its policy, and the settings of its runs
 [methods.NAME]   the settings that make a method
 [matrices.NAME]  which tasks x hard shares x learning rates x methods x seeds are run, and for how many steps
+
+A task or method that is `like` an earlier one says only what it changes.
 """
 
 from __future__ import annotations
@@ -71,13 +73,13 @@ class Study:
         """Read the file.
 
         Raises:
-            ValueError - it is missing, no TOML, or lacks a table.
+            ValueError - it is missing, no TOML, lacks a table, or one is like none before it.
         """
         if not path.is_file():
             raise ValueError(f"--config must name an existing file, got {path}")
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(tree["tasks"], tree["methods"], tree["matrices"])
+            return cls(_completed(tree["tasks"]), _completed(tree["methods"]), tree["matrices"])
         except (tomllib.TOMLDecodeError, KeyError) as error:
             raise ValueError(f"{path} must hold the tables tasks, methods and matrices, got: {error}") from error
 
@@ -121,6 +123,15 @@ def merge(*trees: Tree) -> Tree:
         for key, value in tree.items():
             merged[key] = merge(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged
+
+
+def _completed(tables: dict[str, Tree]) -> dict[str, Tree]:
+    """Return the tables with what those that they are `like` give them; a table comes after the one that it names."""
+    found: dict[str, Tree] = {}
+    for name, table in tables.items():
+        own = {key: value for key, value in table.items() if key != "like"}
+        found[name] = merge(_lookup(found, table["like"], "like") if "like" in table else {}, own)
+    return found
 
 
 def _lookup(known: dict[str, Tree], name: str, kind: str) -> Tree:

@@ -82,6 +82,18 @@ def test_a_job_becomes_a_configuration(study, tmp_path):
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
 
 
+def test_a_table_is_like_an_earlier_one(study, tmp_path):
+    """What it does not set is the other's, at every depth; the other stays as it is; there must be one."""
+    (tmp_path / "study.toml").write_text(
+        f'[methods.first]\nentropy = {{tau = 0.5, rho = 0.2}}\n[methods.second]\nlike = "first"\nentropy = {{tau = 0.6}}\n{QUICK}'
+    )
+    methods = Study.read(tmp_path / "study.toml").methods
+    assert (methods["first"], methods["second"]) == ({"entropy": {"tau": 0.5, "rho": 0.2}}, {"entropy": {"tau": 0.6, "rho": 0.2}})
+    (tmp_path / "study.toml").write_text(f'[methods.second]\nlike = "third"\n{QUICK}')
+    with pytest.raises(ValueError, match=r"like must name one of .*, got 'third'"):
+        Study.read(tmp_path / "study.toml")
+
+
 def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     """Two runs in a process of their own; what has a record is not run again; a lost record is made again with the same numbers."""
     matrix, out, cache = study.matrix("quick"), tmp_path / "out", tmp_path / "policies"
