@@ -30,7 +30,7 @@ def table(records: Sequence[Record], kind: str) -> str:
 
     Args:
         kind: control, outcomes, generalization, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best on
-            validation over these runs).
+            validation, at the places that all of them share).
     """
     if kind == "control":
         return control_table(records)

@@ -66,9 +66,9 @@ class EntropyControlConfig:
     difficulty: Difficulty = "hinge"
     """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt."""
     rho: float = 1.0
-    """Accuracy in (0, 1] at which the hinge weight reaches 0."""
+    """Accuracy in (0, 1] at which 1 - accuracy / rho of the hinge reaches 0."""
     least_weight: float = 0.0
-    """Smallest w, in [0, 1]: the share of the pressure on an unsolved prompt that a solved one keeps. 1 is uniform."""
+    """Smallest w of hinge and linear, in [0, 1]: the share of the pressure on an unsolved prompt that a solved one keeps. 1 is uniform."""
     include_all_wrong: bool = True
     """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
     normalize_weights: bool = True
