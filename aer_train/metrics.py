@@ -37,6 +37,7 @@ def collected_metrics(collected: Collected, tolerance: float) -> Row:
         "reward/mean": _mean([reward for group in first for reward in group.rewards]),
         **{f"reward/tier/{tier}": _mean(values) for tier, values in sorted(by_tier.items()) if len(by_tier) > 1},
         "reward/zero_variance_frac": _mean([spread <= tolerance for spread in spreads]),
+        "reward/unsolved_frac": _mean([max(group.rewards) <= 0.0 for group in first]),
         "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in first]),
         **{f"outcome/{name}": outcomes[name] / len(verdicts) for name in sorted(OUTCOMES)},
         "perf/verify_seconds_mean": _mean(seconds),

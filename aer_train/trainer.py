@@ -162,6 +162,7 @@ class Loop:
         """One step: sample, verify, update, adapt the entropy coefficient. Returns the row of metrics, without times."""
         config, clock, step = self.config, self.clock, self.progress.step + 1
         collected = collect(self.rollout, self.verifier, self.prompts, self.progress.prompts, step, self.controller, config, clock)
+        drawn = collected_metrics(collected, config.reward.tolerance)
         self.failures.step([verdict for part in collected.rounds for group in part for verdict in group.verdicts])
         batch = judge(collected.groups, self.controller, config)
         if config.run.save_samples_every and step % config.run.save_samples_every == 0:
@@ -171,14 +172,15 @@ class Loop:
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
         count = result.num_tokens if config.entropy.quantity == "token" else result.num_responses
-        self.controller.update(result.entropy_sum, count, (result.slopes["policy"], result.slopes["bonus"]))
+        slopes = (result.slopes["policy"], result.slopes["bonus"])
+        self.controller.update(result.entropy_sum, count, slopes, drawn["reward/unsolved_frac"])
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)
         self.progress = Progress(step, collected.position)
         return {
             "step": step,
-            **collected_metrics(collected, config.reward.tolerance),
+            **drawn,
             **batch_metrics(batch),
             "entropy/coef": alpha,
             "entropy/saturated": int(saturated),

@@ -12,18 +12,20 @@ coefficient that is adjusted all the time. The formulas below are this project's
     alpha    = clip(kp * e + I, min_coef, max_coef)              the global coefficient                  (C6)
     coef(q)  = alpha * w(q) / max(weight_floor, mean_q w(q))     what a prompt's tokens are given        (C7)
 
-Explore first, then settle: with tau_end the target is held for the first `hold` of the updates and then moves to tau_end in a straight
-line.
+Explore first, then settle: with tau_end the target is held up to update T and then moves to tau_end in a straight line. T is hold *
+updates or, with settle_unsolved, the first update at which what was not solved begins to be:
 
-    tau(t)   = tau + (tau_end - tau) * max(0, t / updates - hold) / (1 - hold)                           (C8)
+    tau(t)   = tau + (tau_end - tau) * max(0, t - T) / (updates - T)                                     (C8)
+    T        = first t with U <= settle_unsolved * U_0, at the latest hold * updates; U is the smoothed  (C9)
+               share of prompts that no sample solved (`target.UNSOLVED_EMA`), U_0 its mean at first
 
 The gains of kind `aer` are absolute: they suit a task on which the coefficient that is needed is of the order of 0.1. Over the sizes of
 advantages, aggregations of the policy term and peaks of the policy it differs by orders of magnitude, and `balance` measures it:
 
-    B        = ema_s(max(0, -policy slope)) / ema_s(bonus slope) the coefficient at which policy         (C9)
+    B        = ema_s(max(0, -policy slope)) / ema_s(bonus slope) the coefficient at which policy         (C10)
                                                                  gradient and bonus cancel
-    I        = clip(I + ki * e, 0, INTEGRAL_BOUND)               frozen as in (C5)                       (C10)
-    alpha    = clip(B * (kp * e + I), min_coef, max_coef)                                                (C11)
+    I        = clip(I + ki * e, 0, INTEGRAL_BOUND)               frozen as in (C5)                       (C11)
+    alpha    = clip(B * (kp * e + I), min_coef, max_coef)                                                (C12)
 
 The slopes are those of `objectives.entropy_change`, which cost nothing.
 """
@@ -46,7 +48,7 @@ class EntropyControlConfig:
     """How the entropy coefficient is chosen; see the module docstring for the symbols."""
 
     kind: Kind = "aer"
-    """aer: PI rule (C3-C6). balance: the same in units of the balance coefficient (C9-C11). fixed: alpha = coef. bang_bang: Skywork-OR1 /
+    """aer: PI rule (C3-C6). balance: the same in units of the balance coefficient (C10-C12). fixed: alpha = coef. bang_bang: Skywork-OR1 /
     TRL rule. proportional: kp * max(0, H* - H). integral: alpha <- clip(alpha + ki * (H* - H)). log_pi: PI on log alpha, with a brake on
     the slope of the entropy. self_tuned: the response of the entropy to alpha is estimated by recursive least squares. off: no entropy
     term."""
@@ -59,6 +61,9 @@ class EntropyControlConfig:
     """Share at the last update, > 0 (C8); None: tau is held to the end. Needs `updates`, which the trainer fills in."""
     hold: float = 0.5
     """Share of the updates in [0, 1) before the target moves to tau_end."""
+    settle_unsolved: float | None = None
+    """In (0, 1): the target moves sooner than `hold` if the share of prompts that no sample solves has fallen to this part of what it was
+    at first (C9). None: it does not look."""
     updates: int | None = None
     """Updates of the controller over the whole run, > 0; only tau_end needs it. The trainer puts its own number of steps here."""
     target: float | None = None
@@ -97,6 +102,9 @@ class EntropyControlConfig:
         _check("tau", self.tau, self.tau > 0, "be > 0")
         _check("tau_end", self.tau_end, self.tau_end is None or self.tau_end > 0, "be > 0 or None")
         _check("hold", self.hold, 0 <= self.hold < 1, "be in [0, 1)")
+        _check(
+            "settle_unsolved", self.settle_unsolved, self.settle_unsolved is None or 0 < self.settle_unsolved < 1, "be in (0, 1) or None"
+        )
         _check("updates", self.updates, self.updates is None or self.updates > 0, "be > 0 or None")
         _check("target", self.target, self.target is None or self.target >= 0, "be >= 0 or None")
         _check("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
@@ -109,6 +117,8 @@ class EntropyControlConfig:
         _check("max_coef", self.max_coef, self.max_coef >= self.min_coef, f"be >= min_coef ({self.min_coef})")
         _check("coef", self.coef, self.coef >= 0, "be >= 0")
         _check("step", self.step, self.step > 0, "be > 0")
+        if self.settle_unsolved is not None and self.tau_end is None:
+            raise ValueError(f"settle_unsolved must be None without tau_end, got {self.settle_unsolved}")
         if self.kind in RELATIVE and self.target == 0:
             raise ValueError(f"target must be > 0 for kind={self.kind!r} (its error is relative to the target), got 0")
         if self.kind == "log_pi":

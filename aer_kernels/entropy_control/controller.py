@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
 from aer_kernels.entropy_control.rules import SMALLEST_BALANCE, Balance, Seen, make_rule
-from aer_kernels.entropy_control.target import target_entropy
+from aer_kernels.entropy_control.target import Target
 from aer_kernels.entropy_control.weights import difficulty_weights
 
 
@@ -24,8 +24,8 @@ class AdaptiveEntropyController:
         ctl.update(entropy_sum, token_count)             # both summed over micro-batches and ranks
 
     alpha is fixed between two updates. The entropy given to `update` must be that of the tempered distribution and of the loss tokens
-    that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `weights` as weights.
-    Evaluation must not call `update`.
+    that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `weights` as weights,
+    and settle_unsolved the share of prompts that no sample solved. Evaluation must not call `update`.
 
     Raises:
         ValueError - tau_end is set and `updates`, over which the target moves, is not.
@@ -35,7 +35,7 @@ class AdaptiveEntropyController:
         self.config = EntropyControlConfig() if config is None else config
         if self.config.tau_end is not None and self.config.updates is None:
             raise ValueError("updates must be given with tau_end, got None")
-        self._rule = make_rule(self.config)
+        self._rule, self._aim = make_rule(self.config), Target(self.config)
         starts_at = {"fixed": self.config.coef, "bang_bang": self._clip(self.config.coef), "integral": self._clip(self.config.coef)}
         self._coef = starts_at.get(self.config.kind, 0.0)
         self._initial: float | None = None
@@ -76,7 +76,7 @@ class AdaptiveEntropyController:
 
     @property
     def balance(self) -> float:
-        """B of (C9): the coefficient at which policy gradient and bonus would leave the entropy as it is; measured by kind balance."""
+        """B of (C10): the coefficient at which policy gradient and bonus would leave the entropy as it is; measured by kind balance."""
         return self._rule.unit if isinstance(self._rule, Balance) else SMALLEST_BALANCE
 
     @property
@@ -103,15 +103,22 @@ class AdaptiveEntropyController:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7)."""
         return difficulty_weights(accuracy, self.config)
 
-    def update(self, entropy_sum: float | Tensor, token_count: float | Tensor, slopes: Sequence[float | Tensor] | None = None) -> float:
+    def update(
+        self,
+        entropy_sum: float | Tensor,
+        token_count: float | Tensor,
+        slopes: Sequence[float | Tensor] | None = None,
+        unsolved: float | None = None,
+    ) -> float:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
 
         Args:
             entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
             token_count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
             slopes: policy and bonus slope over those tokens (the first two of `EntropySlopes`); needed by kind balance.
+            unsolved: share of the step's prompts, in [0, 1], that no sample solved; needed with settle_unsolved.
         Raises:
-            ValueError - the entropy or a slope is not finite, or kind balance gets no slopes.
+            ValueError - the entropy or a slope is not finite, kind balance gets no slopes, or settle_unsolved no unsolved.
         """
         total, number = float(entropy_sum), float(token_count)
         if number <= 0:
@@ -126,6 +133,8 @@ class AdaptiveEntropyController:
         self._smoothed = self.config.ema * self._smoothed + (1.0 - self.config.ema) * entropy
         self._last = entropy
         self._updates += 1
+        if self.config.settle_unsolved is not None:
+            self._aim.see(self._share(unsolved), self._updates)
         seen = Seen(entropy, self._smoothed, self._target(), measured, self._updates)
         coef = self._rule.next(seen, self._coef)
         self._coef = coef if self.config.kind in ("off", "fixed") else self._clip(coef)
@@ -139,9 +148,15 @@ class AdaptiveEntropyController:
             raise ValueError(f"slopes must be finite, got {policy} and {bonus}")
         return policy / number, bonus / number
 
+    @staticmethod
+    def _share(unsolved: float | None) -> float:
+        if unsolved is None or not 0.0 <= unsolved <= 1.0:
+            raise ValueError(f"unsolved must be given in [0, 1] with settle_unsolved, got {unsolved}")
+        return float(unsolved)
+
     def _target(self) -> float:
         assert self._initial is not None or self.config.target is not None, "the target is known after the first update"
-        return target_entropy(self.config, self._initial or 0.0, self._updates)
+        return self._aim.entropy(self._initial or 0.0, self._updates)
 
     def _clip(self, coef: float) -> float:
         return min(max(coef, self.config.min_coef), self.config.max_coef)
@@ -152,6 +167,7 @@ class AdaptiveEntropyController:
             "kind": self.config.kind,
             "coef": self._coef,
             "rule": dict(self._rule.state),
+            "target": dict(self._aim.state),
             "initial_entropy": self._initial,
             "smoothed_entropy": self._smoothed,
             "last_entropy": self._last,
@@ -163,5 +179,6 @@ class AdaptiveEntropyController:
         if state["kind"] != self.config.kind:
             raise ValueError(f"state must come from a controller of kind {self.config.kind!r}, got {state['kind']!r}")
         self._coef, self._rule.state = state["coef"], dict(state["rule"])
+        self._aim.state = dict(state["target"])
         self._initial, self._smoothed, self._last = state["initial_entropy"], state["smoothed_entropy"], state["last_entropy"]
         self._updates = state["updates"]

@@ -14,7 +14,7 @@ INTEGRAL_BOUND = 5.0
 """Largest I of balance, in units of B."""
 
 SLOPE_EMA = 0.95
-"""ema_s: weight of the past in the slopes of (C9). A policy changes its scale slowly; one batch's policy slope is noisy."""
+"""ema_s: weight of the past in the slopes of (C10). A policy changes its scale slowly; one batch's policy slope is noisy."""
 
 SMALLEST_BALANCE = 1e-4
 """B is never smaller, so that the rule can act again after a time without gradient."""
@@ -105,7 +105,7 @@ class PI:
 
 
 class Balance(PI):
-    """(C9)-(C11)."""
+    """(C10)-(C12)."""
 
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         super().__init__(kp, ki, config)
@@ -113,7 +113,7 @@ class Balance(PI):
 
     @property
     def unit(self) -> float:
-        """B of (C9)."""
+        """B of (C10)."""
         policy, bonus = self.state["slopes"]
         return max(policy / bonus, SMALLEST_BALANCE) if bonus > 0 else SMALLEST_BALANCE
 

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aer_kernels.entropy_control.config import EntropyControlConfig
 
+UNSOLVED_EMA = 0.9
+"""Weight of the past in U of (C9): an update sees few prompts, so that their share is noisy."""
 
-def target_entropy(config: EntropyControlConfig, initial: float, updates: int) -> float:
-    """Return H* in nats (C2), moved by (C8).
+UNSOLVED_FIRST = 10
+"""Updates after which U, until then the mean of all, is taken for U_0."""
 
-    Args:
-        initial: H_0, nats.
-        updates: of the controller so far.
-    """
-    start = config.tau * initial if config.target is None else config.target
-    if config.tau_end is None:
-        return start
-    assert config.updates is not None, "checked by the controller"
-    moved = min(1.0, max(0.0, updates / config.updates - config.hold) / (1.0 - config.hold))
-    return start * (1.0 + (config.tau_end / config.tau - 1.0) * moved)
+
+class Target:
+    """H* in nats (C2), moved by (C8). All that it remembers is in `state`, plain numbers."""
+
+    def __init__(self, config: EntropyControlConfig) -> None:
+        self.state: dict[str, Any] = {"unsolved": None, "unsolved_initial": None, "settles_from": None}
+        self._config = config
+
+    def see(self, unsolved: float, updates: int) -> None:
+        """Take note of the share of an update's prompts that no sample solved (C9).
+
+        Args:
+            updates: so far, this one included.
+        """
+        state = self.state
+        keep = min(UNSOLVED_EMA, (updates - 1) / updates)  # at first the mean of all
+        state["unsolved"] = unsolved if state["unsolved"] is None else keep * state["unsolved"] + (1 - keep) * unsolved
+        if updates == UNSOLVED_FIRST:
+            state["unsolved_initial"] = state["unsolved"]
+        share, initial = self._config.settle_unsolved, state["unsolved_initial"]
+        if share is not None and initial is not None and state["settles_from"] is None and state["unsolved"] <= share * initial:
+            state["settles_from"] = updates
+
+    def entropy(self, initial: float, updates: int) -> float:
+        """Return H*.
+
+        Args:
+            initial: H_0, nats.
+            updates: so far.
+        """
+        config = self._config
+        start = config.tau * initial if config.target is None else config.target
+        if config.tau_end is None:
+            return start
+        assert config.updates is not None, "checked by the controller"
+        latest = config.hold * config.updates
+        settles = latest if self.state["settles_from"] is None else min(latest, self.state["settles_from"])
+        moved = min(1.0, max(0.0, (updates - settles) / (config.updates - settles)))
+        return start * (1.0 + (config.tau_end / config.tau - 1.0) * moved)

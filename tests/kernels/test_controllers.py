@@ -139,6 +139,54 @@ def test_target_settles():
         controller(tau_end=0.4)
 
 
+SOLVES = {"tau": 0.8, "tau_end": 0.4, "hold": 0.75, "updates": 40, "settle_unsolved": 0.75}
+
+
+def targets(shares: list[float], ctl: AdaptiveEntropyController) -> list[float]:
+    """Feed an entropy of 1 and these shares of unsolved prompts; return the target after each update."""
+    found = []
+    for share in shares:
+        ctl.update(1.0, 1, unsolved=share)
+        found.append(ctl.target)
+    return found
+
+
+def test_target_settles_when_prompts_begin_to_be_solved():
+    """U_0 is the mean of the first ten; from U = .4 on, shares of .2 bring U = .2 + .2 * .9^n below .3 at the seventh."""
+    found = targets([0.3, 0.5] * 5 + [0.4] * 2 + [0.2] * 28, controller(**SOLVES))
+    assert found[:19] == pytest.approx([0.8] * 19)
+    assert found[18:] == pytest.approx([0.8 - 0.4 * step / 21 for step in range(22)]), "in a straight line from update 19 to 40"
+
+
+def test_target_settles_at_the_latest_after_hold():
+    """Prompts that nobody ever solves: the clock decides. Nothing to find: as soon as that is known."""
+    found = targets([0.4] * 40, controller(**SOLVES))
+    assert found[:30] == pytest.approx([0.8] * 30) and found[39] == pytest.approx(0.4)
+    assert targets([0.0] * 11, controller(**SOLVES))[9:] == pytest.approx([0.8, 0.8 - 0.4 / 30])
+
+
+def test_settling_goes_on_after_a_checkpoint():
+    """What was seen of the prompts is part of the state."""
+    shares = [0.4] * 12 + [0.2] * 28
+    whole = targets(shares, controller(**SOLVES))
+    for cut in (5, 15, 25):
+        first, second = controller(**SOLVES), controller(**SOLVES)
+        targets(shares[:cut], first)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        assert targets(shares[cut:], second) == whole[cut:]
+
+
+@pytest.mark.parametrize("share", [None, -0.1, 1.5, float("nan")])
+def test_settling_needs_the_share_of_unsolved_prompts(share):
+    with pytest.raises(ValueError, match=r"unsolved must be given in \[0, 1\] with settle_unsolved, got"):
+        controller(**SOLVES).update(1.0, 1, unsolved=share)
+
+
+def test_settling_needs_an_end():
+    with pytest.raises(ValueError, match=r"settle_unsolved must be None without tau_end, got 0\.5"):
+        controller(settle_unsolved=0.5)
+
+
 def test_entropy_of_responses():
     """The same rule on nats per response: what it is given is all that differs."""
     ctl = controller(tau=0.8, quantity="response")
