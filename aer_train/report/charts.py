@@ -204,11 +204,12 @@ def mismatch(runs: Sequence[Run]) -> Chart:
 
 
 def length(runs: Sequence[Run]) -> Chart:
-    """Length of the responses, how many were cut, and groups of equal rewards."""
+    """Length of the responses, how many were cut, groups of equal rewards, and prompts that no sample solved."""
     names = {
         "tokens/response_mean": ("response length", "mean tokens"),
         "tokens/truncated_frac": ("truncated responses", "share"),
         "reward/zero_variance_frac": ("groups of equal rewards", "share"),
+        "reward/unsolved_frac": ("prompts that no sample solved", "share"),
     }
     return _lines(runs, names)
 
