@@ -14,12 +14,12 @@ from aer_train.types import Batch, Group
 def judge(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> Batch:
     """Return the batch that these groups make under the present entropy coefficient.
 
-    Advantages come from the shaped rewards, the weights w(q) from the accuracy alone.
+    Advantages come from the shaped rewards, the weights w(q) from the accuracy and what the samples say of the entropy.
     """
     rewards = _shaped_rewards(groups, config)
     advantages = group_advantages(rewards, config.objective.advantage, config.reward.tolerance)
-    accuracy, size = _accuracy(groups), rewards.shape[1]
-    weights, coefficients = (of(accuracy).repeat_interleave(size) for of in (controller.weights, controller.coefficients))
+    seen, size = (_accuracy(groups), _entropy(groups, config)), rewards.shape[1]
+    weights, coefficients = (of(*seen).repeat_interleave(size) for of in (controller.weights, controller.coefficients))
     trained = [config.rollout.overlong == "keep" or sample.finished for group in groups for sample in group.samples]
     return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained, weights.tolist())
 
@@ -40,12 +40,20 @@ def replaceable(groups: list[Group], controller: AdaptiveEntropyController, conf
     empty = torch.tensor(teaches(groups, controller, config)).logical_not()
     if config.rollout.refill == "no_signal" and controller.enabled:
         trained = torch.tensor(judge(groups, controller, config).trained).view(len(groups), -1).any(1)
-        empty &= ~((controller.weights(_accuracy(groups)) > 0) & trained)
+        empty &= ~((controller.weights(_accuracy(groups), _entropy(groups, config)) > 0) & trained)
     return empty.tolist()
 
 
 def _accuracy(groups: list[Group]) -> Tensor:
     return group_accuracy(torch.tensor([group.rewards for group in groups]))
+
+
+def _entropy(groups: list[Group], config: TrainConfig) -> Tensor:
+    """Return each prompt's entropy as its samples show it: the mean of -logprob, nats per token or response (entropy.quantity)."""
+    per_response = torch.tensor([[-sum(sample.logprobs) for sample in group.samples] for group in groups]).mean(1)
+    if config.entropy.quantity == "response":
+        return per_response
+    return per_response / torch.tensor([[len(sample.tokens) for sample in group.samples] for group in groups]).float().mean(1)
 
 
 def _shaped_rewards(groups: list[Group], config: TrainConfig) -> Tensor:

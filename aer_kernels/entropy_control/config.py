@@ -4,6 +4,7 @@ Source: arXiv:2510.10959 names three parts: difficulty-aware allocation, a targe
 coefficient that is adjusted all the time. The formulas below are this project's concrete form of them, not the paper's:
 
     w(q)     = max(least_weight, 1 - accuracy(q) / rho)          difficulty weight of a prompt           (C1)
+               * clip(1 - (H(q) / H* - 1) / surplus, 0, 1)       H(q): entropy of the prompt's samples
     H*       = tau * H_0                                         target; H_0 is the first measured batch (C2)
     Hbar     = ema * Hbar + (1 - ema) * H                        smoothed entropy of the batch, nats     (C3)
     e        = (H* - Hbar) / H*                                  relative error, scale-free              (C4)
@@ -74,6 +75,9 @@ class EntropyControlConfig:
     """Accuracy in (0, 1] at which 1 - accuracy / rho of the hinge reaches 0."""
     least_weight: float = 0.0
     """Smallest w of hinge and linear, in [0, 1]: the share of the pressure on an unsolved prompt that a solved one keeps. 1 is uniform."""
+    surplus: float | None = None
+    """> 0: a prompt whose own entropy is above the target gets less, and nothing from (1 + surplus) H* on (C1). None: it does not matter.
+    Without it the prompts that get most, and have no reward to hold them, can keep the mean at its target alone, as noise."""
     include_all_wrong: bool = True
     """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
     normalize_weights: bool = True
@@ -109,6 +113,7 @@ class EntropyControlConfig:
         _check("target", self.target, self.target is None or self.target >= 0, "be >= 0 or None")
         _check("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
         _check("least_weight", self.least_weight, 0 <= self.least_weight <= 1, "be in [0, 1]")
+        _check("surplus", self.surplus, self.surplus is None or self.surplus > 0, "be > 0 or None")
         _check("weight_floor", self.weight_floor, 0 < self.weight_floor <= 1, "be in (0, 1]")
         _check("kp", self.kp, self.kp is None or self.kp >= 0, "be >= 0 or None")
         _check("ki", self.ki, self.ki is None or self.ki >= 0, "be >= 0 or None")

@@ -84,24 +84,39 @@ class AdaptiveEntropyController:
         """Whether the coefficient is at its upper bound."""
         return self.config.kind not in ("off", "fixed") and self._coef >= self.config.max_coef
 
-    def coefficients(self, group_accuracy: Tensor | Sequence[float]) -> Tensor:
+    def coefficients(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
         """The coefficient of each prompt: alpha times `weights` (C1, C7).
 
         Args:
             group_accuracy: (P,) mean verified reward of each prompt's samples, in [0, 1].
+            group_entropy: (P,) entropy of each prompt's samples, nats per token or response as `quantity` says; needed with surplus. The
+                mean of -logprob over the samples is an unbiased estimate.
         Returns:
             (P,) fp32 on the device of group_accuracy, >= 0. All zero when disabled.
+        Raises:
+            ValueError - a shape is wrong, or surplus gets no group_entropy.
         """
+        weights = self.weights(group_accuracy, group_entropy)
+        return self.alpha * weights if self.enabled else torch.zeros_like(weights)
+
+    def weights(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
+        """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7). Until the target is known H(q) is not
+        looked at. Arguments and errors as in `coefficients`."""
         accuracy = torch.as_tensor(group_accuracy, dtype=torch.float32)
         if accuracy.ndim != 1:
             raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
-        if not self.enabled:
-            return torch.zeros_like(accuracy)
-        return self.alpha * self.weights(accuracy)
+        return difficulty_weights(accuracy, self.config, self._relative(group_entropy, accuracy))
 
-    def weights(self, accuracy: Tensor) -> Tensor:
-        """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7)."""
-        return difficulty_weights(accuracy, self.config)
+    def _relative(self, group_entropy: Tensor | Sequence[float] | None, accuracy: Tensor) -> Tensor | None:
+        """H(q) / H*, where it is needed and known."""
+        if self.config.surplus is None:
+            return None
+        if group_entropy is None:
+            raise ValueError("group_entropy must be given with surplus, got None")
+        entropy = torch.as_tensor(group_entropy, dtype=torch.float32, device=accuracy.device)
+        if entropy.shape != accuracy.shape:
+            raise ValueError(f"group_entropy must have shape {tuple(accuracy.shape)}, got {tuple(entropy.shape)}")
+        return entropy / self.target if self.target else None
 
     def update(
         self,
