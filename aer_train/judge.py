@@ -48,8 +48,11 @@ def _accuracy(groups: list[Group]) -> Tensor:
     return group_accuracy(torch.tensor([group.rewards for group in groups]))
 
 
-def _entropy(groups: list[Group], config: TrainConfig) -> Tensor:
-    """Return each prompt's entropy as its samples show it: the mean of -logprob, nats per token or response (entropy.quantity)."""
+def _entropy(groups: list[Group], config: TrainConfig) -> Tensor | None:
+    """Return each prompt's entropy as its samples show it: the mean of -logprob, nats per token or response (entropy.quantity). None where
+    nothing needs it: a step may have a million tokens."""
+    if config.entropy.surplus is None:
+        return None
     per_response = torch.tensor([[-sum(sample.logprobs) for sample in group.samples] for group in groups]).mean(1)
     if config.entropy.quantity == "response":
         return per_response

@@ -265,6 +265,28 @@ def test_normalized_weights_have_mean_one_and_a_floor():
     assert ctl.weights(torch.tensor([0.99, 1.0])).tolist() == pytest.approx([0.2, 0.0], rel=1e-4)  # 0.01 / weight_floor
 
 
+def test_prompts_above_the_target_get_less():
+    """Full weight up to H*, none from (1 + surplus) H* on; nothing is known of H* before the first update."""
+    ctl = controller(surplus=0.5, tau=0.8, difficulty="uniform", normalize_weights=False)
+    accuracy, entropy = torch.zeros(5), [0.1, 0.8, 1.0, 1.2, 9.0]
+    assert ctl.weights(accuracy, entropy).tolist() == [1.0] * 5
+    feed(ctl, [1.0])
+    assert ctl.weights(accuracy, entropy).tolist() == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0], abs=1e-6)
+    hinge = controller(surplus=0.5, target=0.8, rho=0.5, kind="fixed", coef=0.2)
+    found = hinge.coefficients([0.0, 0.25, 0.0], [0.8, 0.8, 1.0])
+    assert found.tolist() == pytest.approx([0.3, 0.15, 0.15]), "weights 1, .5, .5 of mean 2/3"
+
+
+def test_surplus_needs_the_entropy_of_each_prompt():
+    ctl = controller(surplus=1.0)
+    with pytest.raises(ValueError, match="group_entropy must be given with surplus, got None"):
+        ctl.coefficients([0.0, 0.5])
+    with pytest.raises(ValueError, match=r"group_entropy must have shape \(2,\), got \(3,\)"):
+        ctl.coefficients([0.0, 0.5], [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="surplus must be > 0 or None, got 0"):
+        controller(surplus=0.0)
+
+
 def test_coefficients_are_alpha_times_weights_and_fixed_between_updates():
     ctl = controller(kind="fixed", coef=0.2, normalize_weights=False)
     accuracy = torch.tensor([0.0, 0.5])

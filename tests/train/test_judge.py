@@ -11,9 +11,9 @@ from aer_train.verify import Verdict
 CONFIG = TrainConfig(rollout=RolloutConfig(max_new_tokens=10), objective=ObjectiveConfig(advantage="group_mean"))
 
 
-def group(*responses: tuple[float, int]) -> Group:
-    """Responses as (reward, length); one of 10 tokens was cut."""
-    samples = [Sample(0, i, [1], [2] * length, [0.0] * length, "", length < 10) for i, (_, length) in enumerate(responses)]
+def group(*responses: tuple[float, int], logprob: float = 0.0) -> Group:
+    """Responses as (reward, length) with one log-prob for all tokens; one of 10 tokens was cut."""
+    samples = [Sample(0, i, [1], [2] * length, [logprob] * length, "", length < 10) for i, (_, length) in enumerate(responses)]
     return Group(
         Prompt("0", "", ""), samples, [Verdict("correct" if reward == 1 else "wrong", reward, None, 0.0) for reward, _ in responses]
     )
@@ -61,6 +61,15 @@ def test_float_noise_is_replaced() -> None:
     assert replaceable([noise], controller(), config) == [True]
     assert replaceable([group((0.3, 4), (0.301, 4))], controller(), config) == [False]
     assert replaceable([group((0.3, 4), (0.301, 4))], controller(), replace(config, reward=RewardConfig(tolerance=0.01))) == [True]
+
+
+@pytest.mark.parametrize(("quantity", "expected"), [("token", [1.0, 0.5, 0.5]), ("response", [1.0, 0.5, 0.0])])
+def test_the_samples_say_how_much_entropy_a_prompt_has(quantity: str, expected: list[float]) -> None:
+    """1, 1.5 and 1.5 nats a token, 4, 6 and 9 a response of 4, 4 and 6 tokens on average; the target is 1 or 4."""
+    groups = [group((0, 4), (0, 4), logprob=-1.0), group((0, 4), (0, 4), logprob=-1.5), group((0, 3), (0, 9), logprob=-1.5)]
+    entropy = EntropyControlConfig(surplus=1.0, target=1.0 if quantity == "token" else 4.0, quantity=quantity, normalize_weights=False)  # type: ignore[arg-type]
+    batch = judge(groups, AdaptiveEntropyController(entropy), replace(CONFIG, entropy=entropy))
+    assert batch.entropy_weight[::2] == pytest.approx(expected)
 
 
 def test_a_penalty_moves_advantages_and_not_the_difficulty() -> None:

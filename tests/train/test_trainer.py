@@ -88,7 +88,7 @@ def test_two_and_two_steps_are_four(config: TrainConfig, tmp_path: Path, updates
 def test_a_moving_target_of_responses_resumes_exactly(config: TrainConfig, tmp_path: Path) -> None:
     """The horizon of the target is that of the whole run; what is held is the entropy of a response."""
     entropy = replace(config.entropy, target=None, quantity="response", tau=0.9, tau_end=0.3, hold=0.25, updates=4)
-    entropy = replace(entropy, least_weight=0.5, settle_unsolved=0.5)
+    entropy = replace(entropy, least_weight=0.5, settle_unsolved=0.5, surplus=1.0)
     config = replace(config, entropy=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
     whole = train(changed(config, "run", out=str(tmp_path / "whole")))
     train(changed(config, "run", steps=2))
