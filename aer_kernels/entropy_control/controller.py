@@ -25,7 +25,7 @@ class AdaptiveEntropyController:
 
     alpha is fixed between two updates. The entropy given to `update` must be that of the tempered distribution and of the loss tokens
     that were trained. Kind balance also needs the slopes of `entropy_slopes` on the same tokens, with `weights` as weights,
-    and settle_unsolved the share of prompts that no sample solved. Evaluation must not call `update`.
+    settle_unsolved the share of prompts that no sample solved, and surplus the entropy of each prompt. Evaluation must not call `update`.
 
     Raises:
         ValueError - tau_end is set and `updates`, over which the target moves, is not.
@@ -96,8 +96,7 @@ class AdaptiveEntropyController:
         Raises:
             ValueError - a shape is wrong, or surplus gets no group_entropy.
         """
-        weights = self.weights(group_accuracy, group_entropy)
-        return self.alpha * weights if self.enabled else torch.zeros_like(weights)
+        return self.alpha * self.weights(group_accuracy, group_entropy)
 
     def weights(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7). Until the target is known H(q) is not
@@ -142,14 +141,15 @@ class AdaptiveEntropyController:
         if not math.isfinite(entropy):
             raise ValueError(f"entropy_sum must be finite, got {total} over {number:g} {self.config.quantity}s")
         measured = self._each(slopes, number) if self.config.kind == "balance" else None
+        share = self._share(unsolved) if self.config.settle_unsolved is not None else None
         if self._initial is None:
             self._initial = self._smoothed = entropy
         assert self._smoothed is not None, "set together with the initial entropy"
         self._smoothed = self.config.ema * self._smoothed + (1.0 - self.config.ema) * entropy
         self._last = entropy
         self._updates += 1
-        if self.config.settle_unsolved is not None:
-            self._aim.see(self._share(unsolved), self._updates)
+        if share is not None:
+            self._aim.see(share, self._updates)
         seen = Seen(entropy, self._smoothed, self._target(), measured, self._updates)
         coef = self._rule.next(seen, self._coef)
         self._coef = coef if self.config.kind in ("off", "fixed") else self._clip(coef)
