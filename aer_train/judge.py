@@ -26,9 +26,8 @@ def judge(groups: list[Group], controller: AdaptiveEntropyController, config: Tr
 
 def teaches(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
     """Return which groups have an advantage that reaches a trained response."""
-    batch, size = judge(groups, controller, config), len(groups[0].samples)
-    useful = (torch.tensor(batch.advantages) != 0) & torch.tensor(batch.trained)
-    return useful.view(-1, size).any(1).tolist()
+    batch = judge(groups, controller, config)
+    return _any_trained(batch, batch.advantages).tolist()
 
 
 def replaceable(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:
@@ -37,11 +36,17 @@ def replaceable(groups: list[Group], controller: AdaptiveEntropyController, conf
     The pressure counts by the weight w(q), not by alpha * w(q): alpha is 0 until the controller needs it, and what a step samples must not
     flip with it.
     """
-    empty = torch.tensor(teaches(groups, controller, config)).logical_not()
+    batch = judge(groups, controller, config)
+    kept = _any_trained(batch, batch.advantages)
     if config.rollout.refill == "no_signal" and controller.enabled:
-        trained = torch.tensor(judge(groups, controller, config).trained).view(len(groups), -1).any(1)
-        empty &= ~((controller.weights(_accuracy(groups), _entropy(groups, config)) > 0) & trained)
-    return empty.tolist()
+        kept |= _any_trained(batch, batch.entropy_weight)
+    return kept.logical_not().tolist()
+
+
+def _any_trained(batch: Batch, values: list[float]) -> Tensor:
+    """Return which groups have a trained response whose value is not 0."""
+    found = (torch.tensor(values) != 0) & torch.tensor(batch.trained)
+    return found.view(len(batch.groups), -1).any(1)
 
 
 def _accuracy(groups: list[Group]) -> Tensor:
