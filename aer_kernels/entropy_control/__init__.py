@@ -3,6 +3,7 @@
 config      how the coefficient is chosen
 weights     difficulty: each prompt's share of it
 target      what entropy is held at, step by step
+smoothing   of what is noisy
 rules       how the global coefficient moves: a class a rule
 controller  the three together, with their state
 """

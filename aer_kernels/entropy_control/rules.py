@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple, Protocol
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
+from aer_kernels.entropy_control.smoothing import smoothed
 
 GAINS = {"aer": (0.5, 0.05), "balance": (8.0, 0.15), "log_pi": (2.0, 0.5), "proportional": (0.03, 0.0), "integral": (0.0, 0.05)}
 """kp and ki of the kinds that have them, where the configuration leaves them open."""
@@ -119,9 +120,8 @@ class Balance(PI):
 
     def next(self, seen: Seen, coef: float) -> float:
         assert seen.slopes is not None, "checked by the controller"
-        keep = min(SLOPE_EMA, (seen.updates - 1) / seen.updates)  # at first the mean of all
         found = (max(0.0, -seen.slopes[0]), seen.slopes[1])
-        self.state["slopes"] = [keep * old + (1 - keep) * new for old, new in zip(self.state["slopes"], found, strict=True)]
+        self.state["slopes"] = [smoothed(old, new, SLOPE_EMA, seen.updates) for old, new in zip(self.state["slopes"], found, strict=True)]
         return self._output(seen, self.unit, INTEGRAL_BOUND)
 
 

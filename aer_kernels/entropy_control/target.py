@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
+from aer_kernels.entropy_control.smoothing import smoothed
 
 UNSOLVED_EMA = 0.9
 """Weight of the past in U of (C9): an update sees few prompts, so that their share is noisy."""
 
 UNSOLVED_FIRST = 10
-"""Updates after which U, until then the mean of all, is taken for U_0."""
+"""Updates after which U, until then the mean of all, is taken for U_0. Not more than 1 / (1 - UNSOLVED_EMA)."""
 
 
 class Target:
     """H* in nats (C2), moved by (C8). All that it remembers is in `state`, plain numbers."""
 
     def __init__(self, config: EntropyControlConfig) -> None:
-        self.state: dict[str, Any] = {"unsolved": None, "unsolved_initial": None, "settles_from": None}
+        self.state: dict[str, Any] = {"unsolved": 0.0, "unsolved_initial": None, "settles_from": None}
         self._config = config
 
     def see(self, unsolved: float, updates: int) -> None:
@@ -26,13 +27,13 @@ class Target:
         Args:
             updates: so far, this one included.
         """
-        state = self.state
-        keep = min(UNSOLVED_EMA, (updates - 1) / updates)  # at first the mean of all
-        state["unsolved"] = unsolved if state["unsolved"] is None else keep * state["unsolved"] + (1 - keep) * unsolved
+        state, part = self.state, self._config.settle_unsolved
+        assert part is not None, "checked by the controller"
+        state["unsolved"] = smoothed(state["unsolved"], unsolved, UNSOLVED_EMA, updates)
         if updates == UNSOLVED_FIRST:
             state["unsolved_initial"] = state["unsolved"]
-        share, initial = self._config.settle_unsolved, state["unsolved_initial"]
-        if share is not None and initial is not None and state["settles_from"] is None and state["unsolved"] <= share * initial:
+        fell = updates >= UNSOLVED_FIRST and state["unsolved"] <= part * state["unsolved_initial"]
+        if fell and state["settles_from"] is None:
             state["settles_from"] = updates
 
     def entropy(self, initial: float, updates: int) -> float:
