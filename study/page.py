@@ -12,15 +12,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from study import plots
+from study import forest, plots
 from study.conditions import start_table
 from study.control import has_target
+from study.places import places_table
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 
 ROOT = Path(__file__).parents[1]
 PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
+
+MAIN = ("compare", "robust", "advantage")
+"""The matrices whose places are taken together."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -29,8 +33,8 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, generalization, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best on
-            validation, at the places that all of them share).
+        kind: control, outcomes, generalization, places, against_grpo, against_aer, or against_fixed (the fixed coefficient that is best
+            on validation, at the places that all of them share).
     """
     if kind == "control":
         return control_table(records)
@@ -38,6 +42,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return outcome_table(records, "test")
     if kind == "generalization":
         return generalization_table(records, "test")
+    if kind == "places":
+        return places_table(records, "test", "aer", ("grpo", best_method(records, "fixed")))
     other = {"against_grpo": "grpo", "against_aer": "aer", "against_fixed": ""}[kind] or best_method(records, "fixed")
     return paired_table(records, "test", other)
 
@@ -61,6 +67,9 @@ def write_page() -> None:
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
         write_figures(read_records(path), FIGURES, path.stem)
+    records = [record for matrix in MAIN for record in read_records(RESULTS / f"{matrix}.jsonl")]
+    forest.draw(forest.by_places(records, "aer", ("grpo", best_method(records, "fixed"))), "test", FIGURES / "places.png")
+    forest.draw(forest.by_methods(records, "aer"), "test", FIGURES / "methods.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

@@ -11,7 +11,7 @@ from aer_train.estimates import shown_ks
 from aer_train.report.plots import COLORS
 from study.control import has_target
 from study.held_out import pass_at
-from study.records import Record
+from study.records import Record, by_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,14 +45,14 @@ def step_responses(records: Sequence[Record], path: Path) -> None:
 
 
 def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
-    """pass@k on hard and easy prompts, entropy and coefficient by method: means over seeds, a row a setting and learning rate."""
+    """pass@k on hard and easy prompts, entropy and coefficient by method: means over seeds, a row a place."""
     methods = _unique(records, "method")
-    rows = list(dict.fromkeys((record["setting"], record["lr_scale"]) for record in records))
-    titles = [setting if scale == 1 else f"{setting}, lr x {scale:g}" for setting, scale in rows]
+    rows = list(by_place(records).items())
 
     def panel(axes: Axes, row: int, column: int) -> None:
+        title, runs = rows[row]
         for index, method in enumerate(methods):
-            members = [r for r in records if r["method"] == method and (r["setting"], r["lr_scale"]) == rows[row] and r["diverged"] is None]
+            members = [r for r in runs if r["method"] == method and r["diverged"] is None]
             if not members:
                 continue
             style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index // len(COLORS)], "linewidth": 1.3}
@@ -63,11 +63,11 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 means = [sum(pass_at(r["right"][split][tier], r["samples"], k) for r in members) / len(members) for k in ks]
                 axes.plot(ks, means, marker="o", markersize=3, **style)
                 axes.set_xscale("log", base=2)
-                axes.set_title(f"{titles[row]}: pass@k, {tier}", fontsize=8)
+                axes.set_title(f"{title}: pass@k, {tier}", fontsize=8)
             else:
                 curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else r["curves"]["coef"] for r in members]
                 axes.plot([sum(step) / len(step) for step in zip(*curves, strict=True)], **style)
-                axes.set_title(f"{titles[row]}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
+                axes.set_title(f"{title}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
                 if column == 2:  # what explodes leaves the panel, so that the others can be told apart
                     axes.set_ylim(0, 2 * members[0]["curves"]["entropy"][0])
 

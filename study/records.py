@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ def write_records(records: list[Record], path: Path) -> None:
     """Write one record a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def by_place(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return the records of each place: task and size, learning rate, and the share of hard prompts where there are several."""
+    several = len({record["hard_share"] for record in records}) > 1
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        name = record["setting"] if record["lr_scale"] == 1 else f"{record['setting']}, lr x {record['lr_scale']:g}"
+        found.setdefault(f"{name}, {100 * record['hard_share']:g} % hard" if several else name, []).append(record)
+    return found
 
 
 def _round(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from study.control import has_target, holds, phases, response_of
 from study.held_out import pass_at
-from study.records import Record
+from study.records import Record, by_place
 from study.statistics import Estimate, estimate, paired
 
 MEASURES = {
@@ -35,7 +35,7 @@ def control_table(records: Sequence[Record]) -> str:
         ours = [record for record in records if record["method"] == method]
         for phase in phases(ours[0]):
             name = f"{method}, {phase}" if phase else method
-            lines += [_control_row(name, label, members, phase) for label, members in [("all", ours), *_by_place(ours).items()]]
+            lines += [_control_row(name, label, members, phase) for label, members in [("all", ours), *by_place(ours).items()]]
     return "\n".join(lines) + "\n"
 
 
@@ -136,13 +136,6 @@ def shown(value: Estimate, signed: bool = False) -> str:
     """Return `mean ± half-width` in three decimals."""
     mean = f"{value.mean:+.3f}" if signed else f"{value.mean:.3f}"
     return mean if math.isnan(value.half_width) else f"{mean} ± {value.half_width:.3f}"
-
-
-def _by_place(records: Sequence[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(f"{record['setting']}, {record['hard_share']:g} hard, lr x {record['lr_scale']:g}", []).append(record)
-    return found
 
 
 def _unique(records: Sequence[Record], key: str) -> list[str]:

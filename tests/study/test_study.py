@@ -8,6 +8,7 @@ import pytest
 
 from aer_train.band import SPAN, step_response, trailing_mean
 from study import __main__ as command
+from study import forest
 from study.conditions import CONDITIONS, start_table, write_conditions
 from study.config import Job, Study, merge
 from study.control import holds, phases, response_of
@@ -15,8 +16,9 @@ from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
 from study.lock import locked
 from study.page import written
+from study.places import across_places, places_table
 from study.policies import REPORT, policy_folder, prepare
-from study.records import DONE, read_records, write_records
+from study.records import DONE, by_place, read_records, write_records
 from study.settings import settings_of, settings_path
 from study.statistics import estimate, paired, t_cdf, t_quantile
 from study.tables import best_method, control_table, difference, generalization_table, outcome_table, paired_table
@@ -223,11 +225,34 @@ def test_the_page_is_made_of_the_records(tmp_path):
     write_records(records, tmp_path / "raw.jsonl")
     (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
     page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
-        "start", "outcomes", "outcomes tiny", "against_grpo", "against_aer", "against_fixed", "generalization", "control"))  # fmt: skip
+        "start", "outcomes", "outcomes tiny", "places", "against_grpo", "against_aer", "against_fixed", "generalization", "control"))  # fmt: skip
     made = written(page, tmp_path)
     assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
     assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
     assert written(made, tmp_path) == made
+
+
+def test_places_are_units_of_their_own(tmp_path):
+    """AER is 0.25 ahead in the four runs of one place and 0.75 behind in the one of the other: 0.05 by runs, -0.25 by places."""
+    records = [
+        record(method, seed, [1, 1] if method == "aer" else [0, 0], [4, 4], setting="many")
+        for method in ("grpo", "aer")
+        for seed in range(4)
+    ]
+    records += [record("grpo", 0, [3, 3], [4, 4], setting="one"), record("aer", 0, [0, 0], [4, 4], setting="one")]
+    assert list(by_place(records)) == ["many", "one"] and set(by_place([records[0], records[8] | {"hard_share": 0.2}])) == {
+        "many, 50 % hard",
+        "one, 20 % hard",
+    }
+    assert by_place([records[0] | {"lr_scale": 0.5}]).keys() == {"many, lr x 0.5"}
+    assert across_places(records, "test", "hard pass@1", "aer", "grpo").mean == pytest.approx(-0.25)
+    rows = places_table(records, "test", "aer", ["grpo"]).splitlines()
+    assert rows[2].startswith("| many | 4 | **+0.250 ± 0.000** |") and rows[3].startswith("| one | 1 | -0.750 |")
+    assert rows[4].startswith("| all runs | 5 | +0.050 ± 0.555 |") and rows[5].startswith("| places as units | 2 | -0.250 ± 6.353 |")
+    contrasts = forest.by_places(records, "aer", ["grpo", "grpo"]) + forest.by_methods(records, "aer")
+    assert [c.row for c in contrasts] == ["many", "many", "one", "one", "all 2 places", "all 2 places", "grpo"]
+    forest.draw(contrasts, "test", tmp_path / "deep" / "forest.png")
+    assert (tmp_path / "deep" / "forest.png").stat().st_size > 10_000
 
 
 def test_a_table_of_several_matrices_and_of_one_learning_rate(tmp_path):

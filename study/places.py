@@ -1,0 +1,32 @@
+"""One method against others, place by place: is a mean over all runs carried by a few places?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from study.records import Record, by_place
+from study.statistics import Estimate, estimate
+from study.tables import difference, shown
+
+SHOWN = ("hard pass@1", "hard pass@16", "easy pass@1")
+
+
+def across_places(records: Sequence[Record], split: str, name: str, ours: str, theirs: str) -> Estimate:
+    """Return the estimate of a difference with places as units: of a place only the mean of its runs counts."""
+    return estimate([difference(members, split, name, ours, theirs).mean for members in by_place(records).values()])
+
+
+def places_table(records: Sequence[Record], split: str, ours: str, others: Sequence[str]) -> str:
+    """Difference of `ours` to each of `others`: one row a place, then all runs, then the places as units."""
+    columns = [f"{name} - {other}" for other in others for name in SHOWN]
+    lines = [f"| {ours}, place | pairs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for label, members in [*by_place(records).items(), ("all runs", records)]:
+        found = [difference(members, split, name, ours, other) for other in others for name in SHOWN]
+        lines.append(f"| {label} | {found[0].count} | {' | '.join(_bold(one) for one in found)} |")
+    units = [across_places(records, split, name, ours, other) for other in others for name in SHOWN]
+    lines.append(f"| places as units | {units[0].count} | {' | '.join(_bold(one) for one in units)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _bold(value: Estimate) -> str:
+    return f"**{shown(value, signed=True)}**" if value.excludes_zero else shown(value, signed=True)
