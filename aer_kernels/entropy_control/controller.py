@@ -190,7 +190,14 @@ class AdaptiveEntropyController:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state. A state of another rule is refused: its coefficient would mean something else."""
+        """Restore the state.
+
+        Raises:
+            ValueError - it is not whole, as one of another version, or of another rule, where the coefficient would mean something else.
+        """
+        missing = [name for name in self.state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"state must hold {', '.join(self.state_dict())}, got none of {', '.join(missing)}")
         if state["kind"] != self.config.kind:
             raise ValueError(f"state must come from a controller of kind {self.config.kind!r}, got {state['kind']!r}")
         self._coef, self._rule.state = state["coef"], dict(state["rule"])

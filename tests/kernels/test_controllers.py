@@ -338,6 +338,15 @@ def test_state_of_another_rule_is_refused():
         controller().load_state_dict(controller(kind="fixed").state_dict())
 
 
+def test_state_of_another_version_is_refused_and_changes_nothing():
+    held = controller()
+    before = held.state_dict()
+    old = {name: value for name, value in controller(coef=0.2).state_dict().items() if name not in ("target", "updates")}
+    with pytest.raises(ValueError, match=r"state must hold kind, coef, .*, updates, got none of target, updates$"):
+        held.load_state_dict(old)
+    assert held.state_dict() == before
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
