@@ -13,6 +13,9 @@ from study.config import Tree
 REPORT = "warmup.json"
 """In a policy's folder: what it does at the start."""
 
+SAMPLES = 64
+"""Responses per validation prompt for that, as many as the matrices take at the end."""
+
 
 def policy_folder(cache: Path, setting: Tree) -> Path:
     """Where the policy of a setting is kept."""
@@ -29,5 +32,5 @@ def prepare(cache: Path, setting: Tree) -> Path:
         device = str(resolve_device(setting.get("settings", {}).get("run", {}).get("device", "cpu")))
         warmup.warm_up(folder, setting["task"], setting["size"], seed, None if steps is None else tuple(steps), rare, device)
     if not (folder / REPORT).exists():
-        write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"]), indent=2))
+        write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"], samples=SAMPLES), indent=2))
     return folder

@@ -306,6 +306,7 @@ def test_bad_files(tmp_path, capsys, change, message):
 def test_a_run_that_diverges_is_a_result(study, tmp_path):
     job = Job("tiny", "broken", 0.5, 1.0, 0)
     policy = prepare(tmp_path / "policies", study.tasks["tiny"])
+    assert "hard pass@64" in json.loads((policy / REPORT).read_text()), "with as many samples as the last policies"
     run_job(job, study.train_config(study.matrix("quick"), job, tmp_path / "run", policy), study.matrix("quick"))
     found = json.loads((tmp_path / "run" / DONE).read_text())
     assert "must be finite" in found["diverged"] and found["right"] == {}
