@@ -53,7 +53,8 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     context = multiprocessing.get_context("spawn")
     console = Console(highlight=False)
     with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
-        for policy in [pool.submit(prepare, cache, setting) for setting in settings.values()]:
+        policies = {policy_folder(cache, setting): setting for setting in settings.values()}  # settings may share one
+        for policy in [pool.submit(prepare, cache, setting) for setting in policies.values()]:
             policy.result()
         write_conditions(study, matrix, cache, out)
         bar = progress.add_task(matrix.name, total=len(matrix.jobs), completed=len(matrix.jobs) - len(waiting))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,28 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     run_job(job, study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.tasks["tiny"])), matrix)
     again = json.loads(lost.read_text())
     assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in aer.items() if k != "seconds"}
+
+
+def test_settings_that_share_a_policy_make_it_once(tmp_path, monkeypatch):
+    """Two that were made side by side would end in the same folder."""
+    (tmp_path / "study.toml").write_text(QUICK.replace("[methods.grpo]", '[tasks.same]\nlike = "tiny"\n\n[methods.grpo]'))
+    study, made = Study.read(tmp_path / "study.toml"), []
+    matrix = study.matrix("quick", tasks=["tiny", "same"])
+
+    def submit(_, function, cache, setting):
+        made.append(setting)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("study.jobs.ProcessPoolExecutor.submit", submit)
+    monkeypatch.setattr("study.jobs.write_conditions", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_matrix(study, matrix, tmp_path / "out", tmp_path / "policies", workers=2)
+    assert made == [study.tasks["same"]]
 
 
 def test_runs_that_were_made_with_other_settings_are_refused(study, tmp_path):
