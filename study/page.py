@@ -24,7 +24,10 @@ PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
 MAIN = ("compare", "robust", "advantage")
-"""The matrices whose places are taken together."""
+"""The matrices that have all methods."""
+
+UNSEEN = ("mixes", "fresh")
+"""Those on whose places nothing was chosen."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -67,9 +70,9 @@ def write_page() -> None:
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
         write_figures(read_records(path), FIGURES, path.stem)
-    records = [record for matrix in MAIN for record in read_records(RESULTS / f"{matrix}.jsonl")]
-    forest.draw(forest.by_places(records, "aer", ("grpo", best_method(records, "fixed"))), "test", FIGURES / "places.png")
-    forest.draw(forest.by_methods(records, "aer"), "test", FIGURES / "methods.png")
+    main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
+    forest.draw(forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed"))), "test", FIGURES / "places.png")
+    forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
