@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from study.records import Record, by_place
 from study.statistics import Estimate, estimate
-from study.tables import difference, shown
+from study.tables import difference, shown_difference
 
 SHOWN = ("hard pass@1", "hard pass@16", "easy pass@1")
 
@@ -22,11 +22,7 @@ def places_table(records: Sequence[Record], split: str, ours: str, others: Seque
     lines = [f"| {ours}, place | pairs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     for label, members in [*by_place(records).items(), ("all runs", records)]:
         found = [difference(members, split, name, ours, other) for other in others for name in SHOWN]
-        lines.append(f"| {label} | {found[0].count} | {' | '.join(_bold(one) for one in found)} |")
+        lines.append(f"| {label} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
     units = [across_places(records, split, name, ours, other) for other in others for name in SHOWN]
-    lines.append(f"| places as units | {units[0].count} | {' | '.join(_bold(one) for one in units)} |")
+    lines.append(f"| places as units | {units[0].count} | {' | '.join(map(shown_difference, units))} |")
     return "\n".join(lines) + "\n"
-
-
-def _bold(value: Estimate) -> str:
-    return f"**{shown(value, signed=True)}**" if value.excludes_zero else shown(value, signed=True)

@@ -85,8 +85,7 @@ def paired_table(records: Sequence[Record], split: str, other: str) -> str:
         if method == other:
             continue
         found = [difference(records, split, name, method, other) for name in MEASURES]
-        cells = [f"{shown(d, signed=True)}{'**' if d.excludes_zero else ''}" for d in found]
-        lines.append(f"| {method} | {found[0].count} | {' | '.join(('**' if c.endswith('**') else '') + c for c in cells)} |")
+        lines.append(f"| {method} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -132,10 +131,15 @@ def place(record: Record) -> tuple[Any, ...]:
     return record["setting"], record["hard_share"], record["lr_scale"], record["seed"]
 
 
-def shown(value: Estimate, signed: bool = False) -> str:
-    """Return `mean ± half-width` in three decimals."""
-    mean = f"{value.mean:+.3f}" if signed else f"{value.mean:.3f}"
+def shown(value: Estimate, sign: str = "") -> str:
+    """Return `mean ± half-width` in three decimals; with sign "+" every mean has one."""
+    mean = f"{value.mean:{sign}.3f}"
     return mean if math.isnan(value.half_width) else f"{mean} ± {value.half_width:.3f}"
+
+
+def shown_difference(value: Estimate) -> str:
+    """Return a difference with its sign, bold where its interval excludes zero."""
+    return f"**{shown(value, '+')}**" if value.excludes_zero else shown(value, "+")
 
 
 def _unique(records: Sequence[Record], key: str) -> list[str]:
