@@ -21,29 +21,28 @@ class Contrast:
     """One interval of a figure: `ours` - `theirs` over these records."""
 
     row: str
+    series: str
+    """What has a colour and a line in the legend."""
     records: Sequence[Record]
     ours: str
     theirs: str
 
-    @property
-    def label(self) -> str:
-        return f"{self.ours} - {self.theirs}"
-
 
 def by_places(records: Sequence[Record], ours: str, others: Sequence[str]) -> list[Contrast]:
-    """One row a place and one for all, one colour for each of the others."""
-    rows = [*by_place(records).items(), (f"all {len(by_place(records))} places", records)]
-    return [Contrast(row, members, ours, other) for row, members in rows for other in others]
+    """One row a place and one for all, one series for each of the others."""
+    places = by_place(records)
+    rows = [*places.items(), (f"all {len(places)} places", records)]
+    return [Contrast(row, f"{ours} - {other}", members, ours, other) for row, members in rows for other in others]
 
 
 def by_methods(records: Sequence[Record], ours: str) -> list[Contrast]:
     """One row for each other method that was run, over all the places that it shares."""
     methods = dict.fromkeys(record["method"] for record in records)
-    return [Contrast(method, records, ours, method) for method in methods if method != ours]
+    return [Contrast(method, f"{ours} - what the row names", records, ours, method) for method in methods if method != ours]
 
 
 def draw(contrasts: Sequence[Contrast], split: str, path: Path) -> None:
-    """Draw a panel a measure and a row a label; contrasts of the same row lie below each other, one colour each where rows have several."""
+    """Draw a panel a measure; the series of a row lie below each other."""
     from matplotlib.figure import Figure
 
     rows = list(dict.fromkeys(contrast.row for contrast in contrasts))
@@ -58,15 +57,13 @@ def draw(contrasts: Sequence[Contrast], split: str, path: Path) -> None:
 
 
 def _panel(axes: Axes, contrasts: Sequence[Contrast], rows: list[str], split: str, name: str) -> None:
-    several = len(contrasts) > len(rows)
-    series = list(dict.fromkeys(contrast.theirs for contrast in contrasts)) if several else []
-    for index, contrast in enumerate(contrasts):
-        value = difference(contrast.records, split, name, contrast.ours, contrast.theirs)
-        at = series.index(contrast.theirs) if several else 0
-        height = rows.index(contrast.row) + (at - (len(series) - 1) / 2) * 0.3 if several else rows.index(contrast.row)
-        label = contrast.label if several else f"{contrast.ours} - what the row names"
-        shown = label if index < max(1, len(series)) else None
-        axes.errorbar(value.mean, height, xerr=value.half_width, fmt="o", markersize=4, capsize=2, color=COLORS[at], label=shown)
+    names = list(dict.fromkeys(contrast.series for contrast in contrasts))
+    for index, series in enumerate(names):
+        members = [contrast for contrast in contrasts if contrast.series == series]
+        values = [difference(one.records, split, name, one.ours, one.theirs) for one in members]
+        heights = [rows.index(one.row) + 0.3 * (index - (len(names) - 1) / 2) for one in members]
+        means, widths = [value.mean for value in values], [value.half_width for value in values]
+        axes.errorbar(means, heights, xerr=widths, fmt="o", markersize=4, capsize=2, color=COLORS[index], label=series)
     axes.axvline(0, color="#777777", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)

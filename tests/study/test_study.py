@@ -272,8 +272,11 @@ def test_places_are_units_of_their_own(tmp_path):
     rows = places_table(records, "test", "aer", ["grpo"]).splitlines()
     assert rows[2].startswith("| many | 4 | **+0.250 ± 0.000** |") and rows[3].startswith("| one | 1 | -0.750 |")
     assert rows[4].startswith("| all runs | 5 | +0.050 ± 0.555 |") and rows[5].startswith("| places as units | 2 | -0.250 ± 6.353 |")
-    contrasts = forest.by_places(records, "aer", ["grpo", "grpo"]) + forest.by_methods(records, "aer")
-    assert [c.row for c in contrasts] == ["many", "many", "one", "one", "all 2 places", "all 2 places", "grpo"]
+    contrasts = forest.by_places(records, "aer", ["grpo"]) + forest.by_methods(records, "aer")
+    assert [(c.row, c.series) for c in contrasts] == [
+        *((row, "aer - grpo") for row in ("many", "one", "all 2 places")),
+        ("grpo", "aer - what the row names"),
+    ]
     forest.draw(contrasts, "test", tmp_path / "deep" / "forest.png")
     assert (tmp_path / "deep" / "forest.png").stat().st_size > 10_000
 
