@@ -27,10 +27,10 @@ def prepare(cache: Path, setting: Tree) -> Path:
     """Make the policy of a setting unless it is there, and return its folder; `REPORT` in it holds its numbers on validation."""
     folder = policy_folder(cache, setting)
     steps = setting.get("warmup_steps")
+    device = str(resolve_device(setting.get("settings", {}).get("run", {}).get("device", "cpu")))
     if not folder.exists():
         seed, rare = setting.get("policy_seed", 0), setting.get("rare", warmup.RARE)
-        device = str(resolve_device(setting.get("settings", {}).get("run", {}).get("device", "cpu")))
         warmup.warm_up(folder, setting["task"], setting["size"], seed, None if steps is None else tuple(steps), rare, device)
     if not (folder / REPORT).exists():
-        write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"], samples=SAMPLES), indent=2))
+        write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"], samples=SAMPLES, device=device), indent=2))
     return folder

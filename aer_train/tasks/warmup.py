@@ -160,17 +160,18 @@ def _encode(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor,
     return ids, ids.masked_fill(outside, -100)
 
 
-def report(folder: Path, name: str = "countdown", split: str = "validation", samples: int = 16) -> dict[str, float]:
+def report(folder: Path, name: str = "countdown", split: str = "validation", samples: int = 16, device: str = "cpu") -> dict[str, float]:
     """Accuracy and pass@k by tier and the share of responses with the rare strategy, sampled at temperature 1."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.to(device)
     tokenizer, chosen = AutoTokenizer.from_pretrained(folder, padding_side="left"), task(name)
     torch.manual_seed(0)
     found: dict[str, float] = {}
     for tier in TIERS:
         prompts = [p for p in make_prompts(chosen, split) if p.tier == tier for _ in range(samples)]
-        inputs = tokenizer([p.text for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False)
+        inputs = tokenizer([p.text for p in prompts], return_tensors="pt", padding=True, return_token_type_ids=False).to(device)
         out = model.generate(**inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=chosen.max_new_tokens)
         texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         scores = torch.tensor([chosen.score(t, p.answer) for t, p in zip(texts, prompts, strict=True)]).view(-1, samples)
@@ -191,7 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warm_up(arguments.out, arguments.task, arguments.size, arguments.seed, rare=arguments.rare, device=arguments.device)
-    for name, share in report(arguments.out, arguments.task).items():
+    for name, share in report(arguments.out, arguments.task, device=arguments.device).items():
         print(f"{name}: {share:.4f}")
 
 
