@@ -26,7 +26,7 @@ FIGURES = ROOT / "docs" / "study"
 MAIN = ("compare", "robust", "advantage")
 """The matrices that have all methods."""
 
-UNSEEN = ("mixes", "fresh")
+UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)

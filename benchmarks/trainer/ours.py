@@ -55,7 +55,7 @@ def settings(job: Job) -> TrainConfig:
 
 def _entropy(case: Case) -> EntropyControlConfig:
     if case.entropy == "aer":
-        return EntropyControlConfig()
+        return EntropyControlConfig(tau=1.2)  # above the start: the bonus is at work from the second step on
     return EntropyControlConfig(
         kind=case.entropy,
         difficulty="uniform",

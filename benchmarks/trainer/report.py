@@ -26,6 +26,7 @@ def row(case: Case, trainer: str, runs: list[Row]) -> Row:
         return found | {"status": f"failed: {errors[0]}"}
     seconds, cpu = ([[b[c] - a[c] for a, b in pairwise(run["steps"])][case.excluded - 1 :] for run in runs] for c in ("clock", "cpu"))
     timed = [step for run in runs for step in run["steps"][case.excluded :]]
+    rollouts = [step["parts"].get("rollout", 0.0) for step in timed]
     every = [value for run in seconds for value in run]
     timing = summary([1e3 * value for value in every])
     return found | {
@@ -33,6 +34,7 @@ def row(case: Case, trainer: str, runs: list[Row]) -> Row:
         "version": runs[0]["version"],
         **timing._asdict(),
         "median_ms_of_runs": [1e3 * statistics.median(run) for run in seconds],
+        "median_ms_outside_rollouts": 1e3 * statistics.median(whole - part for whole, part in zip(every, rollouts, strict=True)),
         "median_cpu_ms": 1e3 * statistics.median(value for run in cpu for value in run),
         "steps_per_s": 1e3 / timing.median_ms,
         "tokens_per_s": sum(step["tokens"] for step in timed) / sum(every),
@@ -85,9 +87,9 @@ def _table(rows: list[Row]) -> list[str]:
     if len(measured) == 2:
         ours, peer = measured.values()
         memory = "gpu_peak_mib" if on_gpu else "peak_mib"
-        ratios = (ours[field] / peer[field] for field in ("median_ms", "median_cpu_ms", memory))
+        ratios = (ours[field] / peer[field] for field in ("median_ms", "median_ms_outside_rollouts", "median_cpu_ms", memory))
         names = " / ".join(measured)
-        lines += ["", "{}: time {:.3f}, CPU time {:.3f}, peak memory {:.3f}.".format(names, *ratios)]
+        lines += ["", "{}: time {:.3f}, outside of rollouts {:.3f}, CPU time {:.3f}, peak memory {:.3f}.".format(names, *ratios)]
     return lines
 
 
