@@ -19,12 +19,18 @@ from aer_train.config import (
 
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
+EXPLORE_THEN_SETTLE = EntropyControlConfig(
+    quantity="response", tau=1.2, tau_end=0.6, hold=0.75, settle_unsolved=0.75, rho=0.5, least_weight=0.5, surplus=1.0
+)
+"""AER as docs/study.md measured it: more entropy than at the start until prompts begin to be solved, then less and less."""
+
 
 def countdown() -> TrainConfig:
     """The embedded task on a CPU: a 0.6M-parameter policy, about a minute on one core."""
     return TrainConfig(
         rollout=RolloutConfig(group_size=8, max_new_tokens=6),
         reward=RewardConfig(kind="countdown"),
+        entropy=EXPLORE_THEN_SETTLE,
         optim=OptimConfig(lr=2e-4, betas=(0.9, 0.99), warmup_steps=5, prompts_per_step=32, updates_per_step=2),
         eval=EvalConfig(data="builtin:countdown", samples=16),
         run=RunConfig(out="runs/countdown", steps=140, save_every=20),
@@ -37,6 +43,7 @@ def gsm8k() -> TrainConfig:
         model=ModelConfig(name="Qwen/Qwen2.5-0.5B-Instruct", gradient_checkpointing=True),
         data=DataConfig(train="openai/gsm8k:main", prompt_column="question", chat=True, template=BOXED, max_prompt_tokens=512),
         rollout=RolloutConfig(group_size=8, max_new_tokens=512),
+        entropy=EXPLORE_THEN_SETTLE,
         optim=OptimConfig(lr=1e-6, prompts_per_step=32),
         eval=EvalConfig(data="openai/gsm8k:main", every=50, samples=4, limit=256),
         run=RunConfig(out="runs/gsm8k", steps=300, save_every=50),
