@@ -19,23 +19,27 @@ Row = dict[str, Any]
 
 
 def collected_metrics(collected: Collected, tolerance: float) -> Row:
-    """Return rewards (also by tier), group statistics and truncation of the step's own prompts, which refill cannot bias, and what all
-    that was drawn cost: verifier outcomes, samples, tokens.
+    """Return rewards and entropy by tier, group statistics and truncation of the step's own prompts, which refill cannot bias, and what
+    all that was drawn cost: verifier outcomes, samples, tokens.
+
+    The entropy of a tier is that of a response, nats: the mean of -logprob over its samples, an unbiased estimate.
 
     Args:
         tolerance: rewards that differ by at most this are equal.
     """
     first, drawn = collected.rounds[0], [group for part in collected.rounds for group in part]
-    by_tier: dict[str, list[float]] = {}
+    tiers: dict[str, list[Group]] = {}
     for group in first:
-        by_tier.setdefault(group.prompt.tier, []).extend(group.rewards)
+        tiers.setdefault(group.prompt.tier, []).append(group)
+    by_tier = sorted(tiers.items()) if len(tiers) > 1 else []
     verdicts = [verdict for group in drawn for verdict in group.verdicts]
     outcomes, seconds = Counter(verdict.outcome for verdict in verdicts), [verdict.seconds for verdict in verdicts]
     samples = [sample for group in drawn for sample in group.samples]
     spreads = [max(group.rewards) - min(group.rewards) for group in first]
     return {
         "reward/mean": _mean([reward for group in first for reward in group.rewards]),
-        **{f"reward/tier/{tier}": _mean(values) for tier, values in sorted(by_tier.items()) if len(by_tier) > 1},
+        **{f"reward/tier/{tier}": _mean([reward for group in groups for reward in group.rewards]) for tier, groups in by_tier},
+        **{f"entropy/tier/{tier}": _mean([-sum(s.logprobs) for group in groups for s in group.samples]) for tier, groups in by_tier},
         "reward/zero_variance_frac": _mean([spread <= tolerance for spread in spreads]),
         "reward/unsolved_frac": _mean([max(group.rewards) <= 0.0 for group in first]),
         "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in first]),

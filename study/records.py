@@ -23,6 +23,8 @@ CURVES = {
     "coef": "entropy/coef",
     "easy": "reward/tier/easy",
     "hard": "reward/tier/hard",
+    "easy_entropy": "entropy/tier/easy",
+    "hard_entropy": "entropy/tier/hard",
     "length": "tokens/response_mean",
     "bonus_share": "entropy/bonus_share",
     "predicted_change": "entropy/predicted_change",

@@ -154,6 +154,12 @@ def entropy(runs: Sequence[Run]) -> Chart:
     return panels
 
 
+def entropy_by_tier(runs: Sequence[Run]) -> Chart:
+    """Entropy of a response to the prompts of each tier: where does the bonus go?"""
+    names = {f"entropy/tier/{tier}": (f"entropy of a response, {tier}", "nats, from the samples") for tier in _names(runs, "entropy/tier/")}
+    return _lines(runs, names)
+
+
 def _with_targets(panel: Panel, targets: list[Series], num_runs: int) -> Panel:
     if not targets:
         return panel
@@ -241,7 +247,7 @@ def speed(runs: Sequence[Run]) -> Chart:
 
 SECTIONS: dict[str, tuple[Callable[[Sequence[Run]], Chart], ...]] = {
     "Learning": (reward, accuracy, pass_at_k),
-    "Entropy": (entropy, coefficient, entropy_forces),
+    "Entropy": (entropy, entropy_by_tier, coefficient, entropy_forces),
     "Optimization": (optimization, mismatch),
     "Responses": (length, outcomes),
     "Time and memory": (time, speed),

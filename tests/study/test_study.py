@@ -23,6 +23,7 @@ from study.records import DONE, by_place, read_records, write_records
 from study.settings import settings_of, settings_path
 from study.statistics import estimate, paired, t_cdf, t_quantile
 from study.tables import best_method, control_table, difference, generalization_table, outcome_table, paired_table
+from study.tiers import tier_table
 
 QUICK = """
 [tasks.tiny]
@@ -178,6 +179,19 @@ def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         run_matrix(study, study.matrix("quick", seeds=[0, 1, 2, 3]), tmp_path / "out", tmp_path / "policies", workers=1)
     assert 1 <= len(read_records(tmp_path / "out")) < 8
+
+
+def test_tier_table():
+    """Hard prompts at 3 nats of 2 at the start with weights, at 2.8 without; what lies outside the steps of the search does not count."""
+    record = {"setting": "a", "hard_share": 0.5, "lr_scale": 1.0, "curves": {"per_response": [2.0] * 80}}
+
+    def run(method, seed, hard):
+        tiers = {"easy_entropy": [9.0] * 10 + [2.0] * 50 + [9.0] * 20, "hard_entropy": [9.0] * 10 + [hard] * 49 + [None] + [9.0] * 20}
+        return record | {"method": method, "seed": seed, "curves": record["curves"] | tiers}
+
+    text = tier_table([run("aer", 0, 3.0), run("aer", 1, 3.2), run("aer_uniform_weights", 0, 2.8), run("aer_uniform_weights", 1, 3.0)])
+    assert "| aer, a | 2 | 1.000 ± 0.000 | 1.550 ± 0.635 |" in text
+    assert text.endswith("| aer - aer_uniform_weights | 2 | +0.000 ± 0.000 | **+0.100 ± 0.000** |\n")
 
 
 def test_statistics():

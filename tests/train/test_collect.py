@@ -11,7 +11,7 @@ from aer_train.clock import Clock
 from aer_train.collect import Collected, collect, draw
 from aer_train.config import OptimConfig, RolloutConfig, TrainConfig
 from aer_train.metrics import collected_metrics
-from aer_train.types import Prompt, Sample
+from aer_train.types import Group, Prompt, Sample
 from aer_train.verify import Verdict
 
 PROMPTS = [Prompt(str(i), f"p{i}", "") for i in range(10)]
@@ -90,6 +90,23 @@ def test_fresh_groups_with_a_signal_take_the_places_of_those_without() -> None:
     row = collected_metrics(found, 1e-6)
     assert row["reward/mean"] == 1 / 8 and row["reward/zero_variance_frac"] == 0.75, "of the step's own prompts: refill cannot bias it"
     assert (row["refill/rounds"], row["refill/groups_replaced"], row["refill/samples_wasted"], row["tokens/generated"]) == (3, 2, 12, 20)
+
+
+def test_rewards_and_entropy_by_tier() -> None:
+    """-logprob of a whole response, averaged over the samples of a tier: 3 and 1 nats, and 0.5 twice."""
+    groups = [
+        Group(Prompt("1", "p", "", "hard"), [_said([-2.0, -1.0]), _said([-1.0])], [Verdict("wrong", 0.0, "", 0.0)] * 2),
+        Group(Prompt("2", "p", "", "easy"), [_said([-0.5])] * 2, [Verdict("correct", 1.0, "", 0.0), Verdict("wrong", 0.0, "", 0.0)]),
+    ]
+    row = collected_metrics(Collected(groups, [groups], 0, 2), 1e-6)
+    assert (row["entropy/tier/hard"], row["entropy/tier/easy"]) == (2.0, 0.5)
+    assert (row["reward/tier/hard"], row["reward/tier/easy"]) == (0.0, 0.5)
+    alone = collected_metrics(Collected(groups[:1], [groups[:1]], 0, 1), 1e-6)
+    assert not [name for name in alone if "/tier/" in name], "one tier is no breakdown"
+
+
+def _said(logprobs: list[float]) -> Sample:
+    return Sample(0, 0, [1], [2] * len(logprobs), logprobs, "", True)
 
 
 def test_more_fresh_groups_than_places_and_an_early_end() -> None:

@@ -23,7 +23,7 @@ plots = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reaso
 def metrics(step, **more):
     times = {"time/rollout": 30.0, "time/verify_wait": 6.0, "time/train": 20.0, "time/eval": 4.0, "time/step": 60.0}
     entropy = {"entropy/mean": 1.0 / step, "entropy/target": 0.85, "entropy/coef": 0.1 * step, "entropy/saturated": int(step == 3)}
-    tiers = {"reward/mean": 0.25, "reward/tier/easy": 0.5, "reward/tier/hard": 0.0}
+    tiers = {"reward/mean": 0.25, "reward/tier/easy": 0.5, "reward/tier/hard": 0.0, "entropy/tier/easy": 1.5, "entropy/tier/hard": 2.5}
     rest = {"optim/grad_norm": 0.0, "policy/clip_frac": 0.01, "tokens/response_mean": 6.0, "tokens/truncated_frac": 0.0}
     return {
         "step": step,
@@ -100,7 +100,7 @@ def no_plots(monkeypatch):
 
 @plots
 def test_plots_of_one_run(run):
-    names = {"reward", "accuracy", "pass_at_k", "entropy", "coefficient", "optimization", "length", "time", "speed"}
+    names = {"reward", "accuracy", "pass_at_k", "entropy", "entropy_by_tier", "coefficient", "optimization", "length", "time", "speed"}
     assert {file.stem for file in (run / "plots").iterdir()} == names
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (run / "plots").iterdir())
 

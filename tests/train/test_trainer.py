@@ -210,6 +210,8 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
         "reward/mean",
         "reward/tier/easy",
         "reward/tier/hard",
+        "entropy/tier/easy",
+        "entropy/tier/hard",
         "reward/zero_variance_frac",
         "reward/unsolved_frac",
         "reward/all_correct_frac",

@@ -1,0 +1,38 @@
+"""Where entropy sits while a strategy is being found: on easy or on hard prompts?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from study.records import Record, by_place
+from study.statistics import estimate, paired
+from study.tables import place, shown, shown_difference
+
+SEARCH = slice(10, 60)
+"""Steps, 0-based: before, the bonus has moved little; after, most runs have found the strategy."""
+
+TIERS = ("easy", "hard")
+
+
+def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_uniform_weights") -> str:
+    """Entropy of a response to easy and to hard prompts over the steps of SEARCH, as a share of H_0, and what separates two methods."""
+    lines = [f"| method, place | runs | {' | '.join(f'{tier} prompts: H / H_0' for tier in TIERS)} |", "|---" * 4 + "|"]
+    for method in (ours, theirs):
+        members = [record for record in records if record["method"] == method]
+        for label, runs in [*by_place(members).items(), ("all", members)]:
+            cells = [shown(estimate([tier_entropy(run, tier) for run in runs])) for tier in TIERS]
+            lines.append(f"| {method}, {label} | {len(runs)} | {' | '.join(cells)} |")
+    found = [paired(_by_place_and_seed(records, ours, tier), _by_place_and_seed(records, theirs, tier)) for tier in TIERS]
+    lines.append(f"| {ours} - {theirs} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
+    return "\n".join(lines) + "\n"
+
+
+def tier_entropy(record: Record, tier: str) -> float:
+    """Return the mean entropy of a response to the prompts of a tier over the steps of SEARCH, as a share of H_0."""
+    curves = record["curves"]
+    return fmean(value for value in curves[f"{tier}_entropy"][SEARCH] if value is not None) / curves["per_response"][0]
+
+
+def _by_place_and_seed(records: Sequence[Record], method: str, tier: str) -> dict[object, float]:
+    return {place(record): tier_entropy(record, tier) for record in records if record["method"] == method}
