@@ -69,10 +69,12 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the page and the figures beside it."""
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows."""
+    page = written(PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(page, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
-        write_figures(read_records(path), FIGURES, path.stem)
+        if f"{FIGURES.name}/{path.stem}_" in page:
+            write_figures(read_records(path), FIGURES, path.stem)
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
     forest.draw(forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed"))), "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
