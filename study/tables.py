@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from study.control import has_target, holds, phases, response_of
@@ -91,9 +91,14 @@ def paired_table(records: Sequence[Record], split: str, other: str) -> str:
 
 def difference(records: Sequence[Record], split: str, name: str, ours: str, theirs: str) -> Estimate:
     """Return the paired estimate of a measure between two methods."""
+    return compared(records, lambda record: measure(record, split, name), ours, theirs)
+
+
+def compared(records: Sequence[Record], number: Callable[[Record], float], ours: str, theirs: str) -> Estimate:
+    """Return the paired estimate of any number of a run between two methods."""
 
     def at(method: str) -> dict[object, float]:
-        return {place(record): measure(record, split, name) for record in records if record["method"] == method}
+        return {place(record): number(record) for record in records if record["method"] == method}
 
     return paired(at(ours), at(theirs))
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 
+from aer_train.tasks.prompts import TIERS
 from study.records import Record, by_place
-from study.statistics import estimate, paired
-from study.tables import place, shown, shown_difference
+from study.statistics import estimate
+from study.tables import compared, shown, shown_difference
 
 SEARCH = slice(10, 60)
 """Steps, 0-based: before, the bonus has moved little; after, most runs have found the strategy."""
-
-TIERS = ("easy", "hard")
 
 
 def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_uniform_weights") -> str:
@@ -23,7 +23,7 @@ def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_
         for label, runs in [*by_place(members).items(), ("all", members)]:
             cells = [shown(estimate([tier_entropy(run, tier) for run in runs])) for tier in TIERS]
             lines.append(f"| {method}, {label} | {len(runs)} | {' | '.join(cells)} |")
-    found = [paired(_by_place_and_seed(records, ours, tier), _by_place_and_seed(records, theirs, tier)) for tier in TIERS]
+    found = [compared(records, partial(tier_entropy, tier=tier), ours, theirs) for tier in TIERS]
     lines.append(f"| {ours} - {theirs} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
     return "\n".join(lines) + "\n"
 
@@ -32,7 +32,3 @@ def tier_entropy(record: Record, tier: str) -> float:
     """Return the mean entropy of a response to the prompts of a tier over the steps of SEARCH, as a share of H_0."""
     curves = record["curves"]
     return fmean(value for value in curves[f"{tier}_entropy"][SEARCH] if value is not None) / curves["per_response"][0]
-
-
-def _by_place_and_seed(records: Sequence[Record], method: str, tier: str) -> dict[object, float]:
-    return {place(record): tier_entropy(record, tier) for record in records if record["method"] == method}
