@@ -25,7 +25,7 @@ PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
 MAIN = ("compare", "robust", "advantage")
-"""The matrices that have all methods."""
+"""The matrices in which each component is taken out."""
 
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""

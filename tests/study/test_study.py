@@ -2,12 +2,17 @@
 
 import json
 import math
+import re
+import tomllib
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from aer_kernels import EntropyControlConfig
 from aer_train.band import SPAN, step_response, trailing_mean
+from aer_train.presets import EXPLORE_THEN_SETTLE
 from study import __main__ as command
 from study import forest
 from study.conditions import CONDITIONS, start_table, write_conditions
@@ -179,6 +184,15 @@ def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         run_matrix(study, study.matrix("quick", seeds=[0, 1, 2, 3]), tmp_path / "out", tmp_path / "policies", workers=1)
     assert 1 <= len(read_records(tmp_path / "out")) < 8
+
+
+def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
+    study = Study.read()
+    matrix = study.matrix("compare", methods=["aer"])
+    assert study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).entropy == EXPLORE_THEN_SETTLE
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = tomllib.loads(re.search(r"```toml\n(# run.toml.*?)```", readme, re.DOTALL)[1])
+    assert EntropyControlConfig(**example["entropy"]) == EXPLORE_THEN_SETTLE
 
 
 def test_tier_table():
