@@ -14,6 +14,7 @@ from study.config import CONFIG, Matrix, Study
 from study.jobs import run_matrix
 from study.lock import locked
 from study.page import write_figures, write_page
+from study.reach import reach_table
 from study.records import read_records, write_records
 from study.tables import control_table, outcome_table
 
@@ -51,6 +52,8 @@ def _finish(study: Study, matrix: Matrix, options: argparse.Namespace) -> int:
     records = read_records(options.out)
     write_records(records, options.out / "records.jsonl")
     tables = {"control.md": control_table(records)} | {f"{split}.md": outcome_table(records, split) for split in matrix.splits}
+    if matrix.probes:
+        tables["reach.md"] = reach_table(records)
     for name, text in tables.items():
         (options.out / name).write_text(text, encoding="utf-8")
         print(f"\n{name}\n{text}")

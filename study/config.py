@@ -9,6 +9,7 @@ A task or method that is `like` an earlier one says only what it changes.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from itertools import product
@@ -58,6 +59,8 @@ class Matrix:
     """Where the last policy is evaluated."""
     eval_limit: int | None
     """Evaluation prompts; None is all."""
+    probes: tuple[int, ...] = ()
+    """Steps whose checkpoints are kept until it is measured how far a bonus reaches there (`study.reach`)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Study:
         places = product(tree["seeds"], tree["tasks"], tree["hard_shares"], tree["lr_scales"], tree["methods"])
         jobs = [Job(setting, method, share, scale, seed) for seed, setting, share, scale, method in places]
         splits, limit = tuple(tree.get("splits", ("validation",))), tree.get("eval_limit")
-        return Matrix(name, jobs, tree["steps"], tree.get("samples", 64), splits, limit)
+        return Matrix(name, jobs, tree["steps"], tree.get("samples", 64), splits, limit, tuple(tree.get("probes", ())))
 
     def train_config(self, matrix: Matrix, job: Job, out: Path, policy: Path) -> TrainConfig:
         """Return the configuration of a run whose folder is `out`, starting from `policy`."""
@@ -111,6 +114,8 @@ class Study:
             "reward": {"kind": task, "workers": 1},
             "run": {"out": str(out), "seed": job.seed, "steps": matrix.steps, "threads": 1, "save_samples_every": 0},
         }
+        if matrix.probes:
+            own["run"] |= {"save_every": math.gcd(*matrix.probes), "keep": matrix.steps}
         tree = merge({"run": {"device": "cpu"}}, setting.get("settings", {}), self.methods[job.method], own)
         tree["optim"] = tree.get("optim", {}) | {"lr": job.lr_scale * setting["lr"]}
         return parse(tyro.conf.FlagConversionOff[TrainConfig], f"{job.folder}", flags(tree), TrainConfig())

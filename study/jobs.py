@@ -23,8 +23,9 @@ from aer_train.record import write_atomic
 from aer_train.trainer import train
 from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
-from study.held_out import right_samples
+from study.held_out import Counts, right_samples
 from study.policies import policy_folder, prepare
+from study.reach import Reach, reach
 from study.records import DONE, summarize
 from study.settings import check_settings, settings_of, settings_path
 
@@ -80,16 +81,19 @@ def run_job(job: Job, config: TrainConfig, matrix: Matrix) -> None:
     run.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(settings_path(run), json.dumps(settings_of(config, matrix), indent=1))
     with open(f"{run}.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        diverged, right = None, {}
+        diverged, right, reached = None, dict[str, Counts](), dict[int, Reach]()
         try:
             train(config, resume=run.exists())
             right = {split: right_samples(run, config, split, matrix.samples, matrix.eval_limit) for split in matrix.splits}
+            reached = {step: reach(run, config, step) for step in matrix.probes}
         except FloatingPointError as error:
             diverged = str(error)
         except Exception:
             traceback.print_exc(file=log)
             raise
         record = summarize(job, run, right, matrix.samples, diverged) | {"seconds": round(time.monotonic() - started, 1)}
+        if reached:
+            record["reach"] = reached
         write_atomic(run / DONE, json.dumps(record))
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
 

@@ -16,6 +16,7 @@ from study import forest, plots
 from study.conditions import start_table
 from study.control import has_target
 from study.places import places_table
+from study.reach import reach_table
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 from study.tiers import tier_table
@@ -37,8 +38,8 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, generalization, tiers, places, against_grpo, against_aer, or against_fixed (the fixed coefficient that is
-            best on validation, at the places that all of them share).
+        kind: control, outcomes, generalization, tiers, reach, places, against_grpo, against_aer, or against_fixed (the fixed coefficient
+            that is best on validation, at the places that all of them share).
     """
     if kind == "control":
         return control_table(records)
@@ -48,6 +49,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return generalization_table(records, "test")
     if kind == "tiers":
         return tier_table(records)
+    if kind == "reach":
+        return reach_table(records)
     if kind == "places":
         return places_table(records, "test", "aer", ("grpo", best_method(records, "fixed")))
     other = {"against_grpo": "grpo", "against_aer": "aer", "against_fixed": ""}[kind] or best_method(records, "fixed")

@@ -22,7 +22,9 @@ def settings_path(run: Path) -> Path:
 
 def settings_of(config: TrainConfig, matrix: Matrix) -> dict[str, Any]:
     """Return all that decides the numbers of a run, by dotted name."""
-    tree = asdict(config) | {"study": {"samples": matrix.samples, "splits": matrix.splits, "eval_limit": matrix.eval_limit}}
+    tree = asdict(config) | {
+        "study": {"samples": matrix.samples, "splits": matrix.splits, "eval_limit": matrix.eval_limit, "probes": matrix.probes}
+    }
     return {name: value for name, value in json.loads(json.dumps(dict(leaves(tree)))).items() if name not in PLACES}
 
 

@@ -13,6 +13,7 @@ import pytest
 from aer_kernels import EntropyControlConfig
 from aer_train.band import SPAN, step_response, trailing_mean
 from aer_train.presets import EXPLORE_THEN_SETTLE
+from aer_train.tasks.prompts import TIERS
 from study import __main__ as command
 from study import forest
 from study.conditions import CONDITIONS, start_table, write_conditions
@@ -24,6 +25,7 @@ from study.lock import locked
 from study.page import written
 from study.places import across_places, places_table
 from study.policies import REPORT, policy_folder, prepare
+from study.reach import reach_table
 from study.records import DONE, by_place, read_records, write_records
 from study.settings import settings_of, settings_path
 from study.statistics import estimate, paired, t_cdf, t_quantile
@@ -206,6 +208,43 @@ def test_tier_table():
     text = tier_table([run("aer", 0, 3.0), run("aer", 1, 3.2), run("aer_uniform_weights", 0, 2.8), run("aer_uniform_weights", 1, 3.0)])
     assert "| aer, a | 2 | 1.000 ± 0.000 | 1.550 ± 0.635 |" in text
     assert text.endswith("| aer - aer_uniform_weights | 2 | +0.000 ± 0.000 | **+0.100 ± 0.000** |\n")
+
+
+def test_how_far_a_bonus_reaches(study, tmp_path, monkeypatch):
+    """It is the bonus that moves the entropy, and nothing else; the checkpoints that are needed are there, and are gone afterwards."""
+    matrix = replace(study.matrix("quick", methods=["aer"], hard_shares=[0.5]), steps=4, splits=(), probes=(2, 4))
+    policy, job = prepare(tmp_path / "policies", study.tasks["tiny"]), matrix.jobs[0]
+
+    def found(run):
+        run_job(job, study.train_config(matrix, job, run, policy), matrix)
+        assert not (run / "checkpoints").exists()
+        return json.loads((run / DONE).read_text())
+
+    rises = found(tmp_path / "run")
+    assert rises["reach"].keys() == {"2", "4"} and all(rises["reach"][step][on][of] for step in ("2", "4") for on in TIERS for of in TIERS)
+    assert "| tiny, lr x 2 | 1 | " in reach_table([rises])
+    monkeypatch.setattr("study.reach.COEF", 0.0)
+    nothing = {tier: dict.fromkeys(TIERS, 0.0) for tier in TIERS}
+    assert found(tmp_path / "without")["reach"] == {"2": nothing, "4": nothing}
+
+
+def test_reach_table():
+    """On easy prompts .4 and .2 of it for hard ones, in the mean of two checkpoints; on hard prompts .5 and .4."""
+    one = {"setting": "a", "hard_share": 0.5, "lr_scale": 1.0, "reach": {
+        "10": {"easy": {"easy": 0.3, "hard": 0.1}, "hard": {"easy": 0.4, "hard": 0.5}},
+        "20": {"easy": {"easy": 0.5, "hard": 0.3}, "hard": {"easy": 0.4, "hard": 0.5}},
+    }}  # fmt: skip
+    row = reach_table([one, one]).splitlines()[2]
+    assert [cell.split(" ± ")[0].strip() for cell in row.split("|")[1:-1]] == [
+        "a",
+        "2",
+        "0.400",
+        "0.200",
+        "0.400",
+        "0.500",
+        "0.500",
+        "0.800",
+    ]
 
 
 def test_statistics():
