@@ -67,6 +67,7 @@ def _panel(axes: Axes, contrasts: Sequence[Contrast], rows: list[str], split: st
     axes.axvline(0, color="#777777", linewidth=0.8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=5)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_title(f"{name}, difference", fontsize=9)
     axes.grid(axis="x", color="#dddddd", linewidth=0.5)

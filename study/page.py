@@ -28,6 +28,9 @@ FIGURES = ROOT / "docs" / "study"
 MAIN = ("compare", "robust", "advantage")
 """The matrices in which each component is taken out."""
 
+PARTS = "aer_"
+"""How the names of AER without one of its parts begin."""
+
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
 
@@ -72,12 +75,13 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows."""
+    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: there without the methods that full
+    AER is taken apart into, which a reader could not tell apart."""
     page = written(PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(page, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
         if f"{FIGURES.name}/{path.stem}_" in page:
-            write_figures(read_records(path), FIGURES, path.stem)
+            write_figures([r for r in read_records(path) if not r["method"].startswith(PARTS)], FIGURES, path.stem)
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
     forest.draw(forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed"))), "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
