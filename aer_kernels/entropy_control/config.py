@@ -70,7 +70,8 @@ class EntropyControlConfig:
     target: float | None = None
     """Absolute target in nats, >= 0; None means tau * H_0. With tau_end it moves to target * tau_end / tau."""
     difficulty: Difficulty = "hinge"
-    """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt."""
+    """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt. Prompts share a policy, so that a bonus on some of
+    them raises the entropy of all, and in docs/study.md uniform does as well over all places."""
     rho: float = 1.0
     """Accuracy in (0, 1] at which 1 - accuracy / rho of the hinge reaches 0."""
     least_weight: float = 0.0
