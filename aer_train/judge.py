@@ -58,7 +58,7 @@ def _entropy(groups: list[Group], config: TrainConfig) -> Tensor | None:
     nothing needs it: a step may have a million tokens."""
     if config.entropy.surplus is None:
         return None
-    per_response = torch.tensor([[-sum(sample.logprobs) for sample in group.samples] for group in groups]).mean(1)
+    per_response = torch.tensor([[sample.surprisal for sample in group.samples] for group in groups]).mean(1)
     if config.entropy.quantity == "response":
         return per_response
     return per_response / torch.tensor([[len(sample.tokens) for sample in group.samples] for group in groups]).float().mean(1)

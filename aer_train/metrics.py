@@ -39,7 +39,7 @@ def collected_metrics(collected: Collected, tolerance: float) -> Row:
     return {
         "reward/mean": _mean([reward for group in first for reward in group.rewards]),
         **{f"reward/tier/{tier}": _mean([reward for group in groups for reward in group.rewards]) for tier, groups in by_tier},
-        **{f"entropy/tier/{tier}": _mean([-sum(s.logprobs) for group in groups for s in group.samples]) for tier, groups in by_tier},
+        **{f"entropy/tier/{tier}": _mean([s.surprisal for group in groups for s in group.samples]) for tier, groups in by_tier},
         "reward/zero_variance_frac": _mean([spread <= tolerance for spread in spreads]),
         "reward/unsolved_frac": _mean([max(group.rewards) <= 0.0 for group in first]),
         "reward/all_correct_frac": _mean([min(group.rewards) == 1.0 for group in first]),

@@ -41,6 +41,11 @@ class Sample:
     version: int = 0
     """Version of the weights that sampled it: training steps made before."""
 
+    @property
+    def surprisal(self) -> float:
+        """-log-probability of the whole response, nats; its mean over responses is their entropy."""
+        return -sum(self.logprobs)
+
 
 @dataclass(frozen=True)
 class Group:

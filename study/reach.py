@@ -99,7 +99,7 @@ def _bonus_alone(rollout: HFRollout, prompts: list[Prompt], config: TrainConfig,
 def _entropies(policy: Policy, config: TrainConfig) -> Entropies:
     prompts = builtin_prompts(config.data.train, "validation", None, 0)
     samples = HFRollout(policy, config.rollout).generate(prompts, SAMPLES, (config.run.seed, "reach"))
-    return {tier: fmean(-sum(sample.logprobs) for sample in samples if prompts[sample.prompt].tier == tier) for tier in TIERS}
+    return {tier: fmean(sample.surprisal for sample in samples if prompts[sample.prompt].tier == tier) for tier in TIERS}
 
 
 def _load(folder: Path, config: TrainConfig) -> Policy:
