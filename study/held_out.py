@@ -8,7 +8,7 @@ from pathlib import Path
 from aer_train.checkpoint import latest
 from aer_train.config import TrainConfig
 from aer_train.estimates import pass_at_k
-from aer_train.model import load_policy, resolve_device
+from aer_train.model import Policy, load_policy, resolve_device
 from aer_train.rollout.hf import HFRollout
 from aer_train.tasks import builtin_prompts
 from aer_train.tasks.prompts import TIERS
@@ -29,7 +29,7 @@ def right_samples(run: Path, config: TrainConfig, split: str, samples: int, limi
     assert newest is not None, "a finished run has a checkpoint"
     task = config.reward.kind
     prompts = builtin_prompts(f"builtin:{task}", split, limit, 0)
-    policy = load_policy(replace(config.model, name=str(newest)), resolve_device(config.run.device))
+    policy = policy_at(newest, config)
     drawn = HFRollout(policy, config.rollout).generate(prompts, samples, (config.run.seed, "study", split))
     with Verifier(task, workers=1) as verifier:
         verdicts = verifier.score_many([(sample.text, prompts[sample.prompt].answer) for sample in drawn])
@@ -37,6 +37,11 @@ def right_samples(run: Path, config: TrainConfig, split: str, samples: int, limi
     for sample, verdict in zip(drawn, verdicts, strict=True):
         right[sample.prompt] += verdict.outcome == "correct"
     return {tier: [count for count, prompt in zip(right, prompts, strict=True) if prompt.tier == tier] for tier in TIERS}
+
+
+def policy_at(checkpoint: Path, config: TrainConfig) -> Policy:
+    """Return the policy of a checkpoint of a run."""
+    return load_policy(replace(config.model, name=str(checkpoint)), resolve_device(config.run.device))
 
 
 def pass_at(counts: list[int], samples: int, k: int) -> float:

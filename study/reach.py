@@ -15,13 +15,14 @@ import torch
 from aer_kernels import AdaptiveEntropyController
 from aer_train import checkpoint
 from aer_train.config import TrainConfig
-from aer_train.model import Policy, load_policy, resolve_device
+from aer_train.model import Policy
 from aer_train.rollout.hf import HFRollout
 from aer_train.tasks import builtin_prompts
 from aer_train.tasks.prompts import TIERS
 from aer_train.types import Batch, Group, Prompt
 from aer_train.update import update_policy
-from study.records import Record, by_place
+from study.held_out import policy_at
+from study.records import DIGITS, Record, by_place
 from study.statistics import Estimate, estimate
 from study.tables import shown
 
@@ -34,8 +35,6 @@ COEF = 0.1
 SAMPLES = 16
 """Responses a validation prompt by which its entropy is measured."""
 
-DIGITS = 4
-
 Entropies = dict[str, float]
 """Of a response, in nats, by tier."""
 
@@ -47,7 +46,7 @@ def reach(run: Path, config: TrainConfig, step: int) -> Reach:
     """Train a checkpoint of a run on with a bonus on the prompts of one tier, with neither rewards nor momentum, and return how much the
     entropy of a response to validation prompts rises."""
     folder = run / "checkpoints" / f"step_{step:06d}"
-    before = _entropies(_load(folder, config), config)
+    before = _entropies(policy_at(folder, config), config)
     return {tier: {of: round(after - before[of], DIGITS) for of, after in _pushed(folder, config, step, tier).items()} for tier in TIERS}
 
 
@@ -74,7 +73,7 @@ def rise(record: Record, on: str, of: str) -> float:
 
 
 def _pushed(folder: Path, config: TrainConfig, step: int, tier: str) -> Entropies:
-    policy = _load(folder, config)
+    policy = policy_at(folder, config)
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=config.optim.betas, weight_decay=config.optim.weight_decay)
     controller = AdaptiveEntropyController(replace(config.entropy, updates=config.run.steps))
     checkpoint.restore(folder, policy, optimizer, controller)
@@ -100,7 +99,3 @@ def _entropies(policy: Policy, config: TrainConfig) -> Entropies:
     prompts = builtin_prompts(config.data.train, "validation", None, 0)
     samples = HFRollout(policy, config.rollout).generate(prompts, SAMPLES, (config.run.seed, "reach"))
     return {tier: fmean(sample.surprisal for sample in samples if prompts[sample.prompt].tier == tier) for tier in TIERS}
-
-
-def _load(folder: Path, config: TrainConfig) -> Policy:
-    return load_policy(replace(config.model, name=str(folder)), resolve_device(config.run.device))
