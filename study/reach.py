@@ -51,11 +51,13 @@ def reach(run: Path, config: TrainConfig, step: int) -> Reach:
 
 
 def reach_table(records: Sequence[Record]) -> str:
-    """Rise of the entropy of a response, nats: a row a place; intervals over runs, a run being the mean of its checkpoints."""
+    """Rise of the entropy of a response, nats: a row a place; intervals over runs, a run being the mean of its checkpoints. A run
+    that diverged has none."""
+    records = [record for record in records if "reach" in record]
     pairs = [(on, of) for on in TIERS for of in TIERS]
     heads = [f"bonus on {on}: entropy of {of}" for on, of in pairs] + [f"bonus on {on}: other / own tier" for on in TIERS]
     lines = [f"| place | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for label, runs in [*by_place(records).items(), ("all", records)]:
+    for label, runs in [*by_place(records).items(), *([("all", records)] if records else [])]:
         cells = [estimate([rise(run, on, of) for run in runs]) for on, of in pairs] + [reaching(runs, on) for on in TIERS]
         lines.append(f"| {label} | {len(runs)} | {' | '.join(map(shown, cells))} |")
     return "\n".join(lines) + "\n"
