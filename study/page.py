@@ -29,7 +29,7 @@ MAIN = ("compare", "robust", "advantage")
 """The matrices in which each component is taken out."""
 
 PARTS = "aer_"
-"""How the names of AER without one of its parts begin."""
+"""How the names of AER in other forms than the full one begin."""
 
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
@@ -75,8 +75,8 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: there without the methods that full
-    AER is taken apart into, which a reader could not tell apart."""
+    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: there without AER in other forms,
+    too many lines to be told apart."""
     page = written(PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(page, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
