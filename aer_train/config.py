@@ -31,7 +31,8 @@ class ModelConfig:
 class DataConfig:
     train: str = "builtin:countdown"
     """JSONL or parquet file, a pattern of such files, hub dataset id (org/name or org/name:config), or an embedded task:
-    builtin:countdown, builtin:countdown4, builtin:worked; a share of hard training prompts may follow (builtin:countdown:0.25)."""
+    builtin:countdown, builtin:countdown4, builtin:worked, builtin:mixed. A share of hard training prompts may follow
+    (builtin:countdown:0.25)."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str | None = None
@@ -174,7 +175,7 @@ class EvalConfig:
 @dataclass(frozen=True)
 class RewardConfig:
     kind: str = "math"
-    """math: mathematical equality with the gold answer. countdown, countdown4, worked: the embedded tasks. Or a dotted path to a
+    """math: mathematical equality with the gold answer. countdown, countdown4, worked, mixed: the embedded tasks. Or a dotted path to a
     function (response_text, answer) -> float in [0, 1]."""
     timeout: float = 5.0
     """Seconds for one answer."""
