@@ -16,11 +16,13 @@ SEARCH = slice(10, 60)
 
 
 def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_uniform_weights") -> str:
-    """Entropy of a response to easy and to hard prompts over the steps of SEARCH, as a share of H_0, and what separates two methods."""
+    """Entropy of a response to easy and to hard prompts over the steps of SEARCH, as a share of H_0, by method and place, and what
+    separates two methods."""
     lines = [f"| method, place | runs | {' | '.join(f'{tier} prompts: H / H_0' for tier in TIERS)} |", "|---" * 4 + "|"]
-    for method in (ours, theirs):
+    for method in dict.fromkeys(record["method"] for record in records):
         members = [record for record in records if record["method"] == method]
-        for label, runs in [*by_place(members).items(), ("all", members)]:
+        places = by_place(members)
+        for label, runs in [*places.items(), *([("all", members)] if len(places) > 1 else [])]:
             cells = [shown(estimate([tier_entropy(run, tier) for run in runs])) for tier in TIERS]
             lines.append(f"| {method}, {label} | {len(runs)} | {' | '.join(cells)} |")
     found = [compared(records, partial(tier_entropy, tier=tier), ours, theirs) for tier in TIERS]
