@@ -33,7 +33,7 @@ CASES = [
     ("integral", {"entropy/smoothed": 0.4}, "collapse", "entropy.ki (now its default)"),
     ("off", {"entropy/smoothed": 2.1, "entropy/target": None, "entropy/coef": 0.0}, "explosion", "optim.lr (now 1e-06)"),
     ("fixed", {"entropy/smoothed": 2.1}, "explosion", "entropy.coef (now 0.0)"),
-    ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.max_coef (now 0.6)"),
+    ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.surplus (now its default)"),
     ("aer", {"entropy/smoothed": 0.8, "entropy/saturated": 1}, "saturated", "entropy.tau (now 0.85)"),
     ("aer", {"reward/zero_variance_frac": 1.0, "reward/mean": 0.0}, "zero_variance", "rollout.group_size (now 8)"),
     (
@@ -57,6 +57,12 @@ def test_each_cause_is_told_alone_and_names_an_option_and_its_value(kind, change
     found = hints_of(rows(*[change] * 10), options(kind))
     assert [(hint.cause, hint.step) for hint in found] == [(cause, HOLDS)]
     assert named in found[0].text
+
+
+def test_with_a_limit_for_each_prompt_an_explosion_has_another_cause():
+    for coef, named in ((0.1, "entropy.max_coef (now 0.6)"), (0.0, "objective.clip_high (now 0.2)")):
+        found = hints_of(rows(*[{"entropy/smoothed": 1.6, "entropy/coef": coef}] * 10), options(surplus=1.0))
+        assert [hint.cause for hint in found] == ["explosion"] and named in found[0].text
 
 
 def test_every_option_that_a_hint_names_exists():
