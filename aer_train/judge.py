@@ -18,10 +18,11 @@ def judge(groups: list[Group], controller: AdaptiveEntropyController, config: Tr
     """
     rewards = _shaped_rewards(groups, config)
     advantages = group_advantages(rewards, config.objective.advantage, config.reward.tolerance)
-    seen, size = (_accuracy(groups), _entropy(groups, config)), rewards.shape[1]
-    weights, coefficients = (of(*seen).repeat_interleave(size) for of in (controller.weights, controller.coefficients))
+    accuracy, entropy, size = _accuracy(groups), _entropy(groups, config), rewards.shape[1]
+    each = (controller.weights(accuracy, entropy), controller.coefficients(accuracy, entropy), controller.held(accuracy))
+    weights, coefficients, held = (values.repeat_interleave(size).tolist() for values in each)
     trained = [config.rollout.overlong == "keep" or sample.finished for group in groups for sample in group.samples]
-    return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients.tolist(), trained, weights.tolist())
+    return Batch(groups, rewards.flatten().tolist(), advantages.flatten().tolist(), coefficients, trained, weights, held)
 
 
 def teaches(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[bool]:

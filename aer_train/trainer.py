@@ -171,9 +171,8 @@ class Loop:
         alpha, saturated = self.controller.alpha, self.controller.saturated
         self.rollout.release()
         result = update_policy(self.policy, self.optimizer, batch, config, step, clock)
-        count = result.num_tokens if config.entropy.quantity == "token" else result.num_responses
         slopes = (result.slopes["policy"], result.slopes["bonus"])
-        self.controller.update(result.entropy_sum, count, slopes, drawn["reward/unsolved_frac"])
+        self.controller.update(result.entropy_sum, result.entropy_count, slopes, drawn["reward/unsolved_frac"])
         dist.check_same("the entropy controller", self.controller.state_dict())
         with clock.part("sync"):
             synced = self.rollout.sync(step)

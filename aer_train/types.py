@@ -75,6 +75,8 @@ class Batch:
     """False keeps all tokens of a sample out of the loss, its denominators and the entropy that the controller sees."""
     entropy_weight: list[float]
     """What alpha is multiplied by (`AdaptiveEntropyController.weights`)."""
+    held: list[float]
+    """How much its entropy counts (`AdaptiveEntropyController.held`)."""
 
     @cached_property
     def samples(self) -> list[Sample]:

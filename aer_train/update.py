@@ -25,11 +25,11 @@ class UpdateResult:
     """What was measured during the updates."""
 
     entropy_sum: float
-    """Nats, over the loss tokens of the step, of the policy that sampled them."""
+    """Nats, over the loss tokens of the step, of the policy that sampled them; each as its sample is held (`Batch.held`)."""
+    entropy_count: float
+    """Those tokens, or the responses that they make up (entropy.quantity), each as it is held."""
     num_tokens: int
     """Loss tokens."""
-    num_responses: int
-    """Responses that they make up."""
     slopes: dict[str, float]
     """Sums over the loss tokens by field of `EntropySlopes`."""
     metrics: dict[str, float | None]
@@ -39,16 +39,24 @@ class UpdateResult:
 class Totals:
     """Sums and maxima over the micro-batches of a step. They stay on the device until `read`, so that it is not waited for."""
 
-    NAMES = ("entropy", *EntropySlopes._fields, *SUMS, "weight", "clip_frac", "ratio_mean", "approx_kl", "positions", "padding")
+    HELD = ("held", "held_tokens", "held_responses")
+    MEANS = ("clip_frac", "ratio_mean", "approx_kl")
+    NAMES = ("entropy", *HELD, *EntropySlopes._fields, *SUMS, "weight", *MEANS, "positions", "padding")
     LARGEST = ("ratio_max", *MAXIMA)
 
     def __init__(self, device: torch.device) -> None:
         self._sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.NAMES}
         self._maxima = {name: torch.zeros((), dtype=torch.float64, device=device) for name in self.LARGEST}
 
-    def add_sampling_policy(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, config: TrainConfig) -> None:
-        """From the pass of the policy that sampled: entropy, and how far its log-probs are from those recorded at sampling."""
+    def add_sampling_policy(self, batch: MicroBatch, held: Tensor, logprobs: Tensor, entropy: Tensor, config: TrainConfig) -> None:
+        """From the pass of the policy that sampled: entropy, and how far its log-probs are from those recorded at sampling.
+
+        Args:
+            held: (B,) float64, how much the entropy of each row counts.
+        """
         self._sums["entropy"] += entropy.double().sum()
+        for name, values in zip(self.HELD, (entropy.double(), batch.loss_mask, torch.ones_like(batch.loss_mask[:, :1])), strict=True):
+            self._sums[name] += (held[:, None] * values).sum()
         kind, cap = mismatch_kind(config), config.objective.mismatch_cap
         terms = mismatch_terms(logprobs, batch.rollout_logprobs, batch.loss_mask, kind, cap)
         for name in SUMS:
@@ -72,7 +80,7 @@ class Totals:
         self._sums["positions"] += batch.input_ids.numel()
         self._sums["padding"] += batch.padding
         self._sums["weight"] += weight
-        for name in ("clip_frac", "ratio_mean", "approx_kl"):
+        for name in self.MEANS:
             if name in metrics:
                 self._sums[name] += weight * metrics[name].double()
         self._maxima["ratio_max"] = torch.maximum(self._maxima["ratio_max"], metrics["ratio_max"].double())
@@ -131,7 +139,8 @@ def update_policy(
         metrics["policy/approx_kl"] = _mean(sums, "approx_kl", sums["weight"])
     if shares:
         metrics["optim/bonus_share"] = math.fsum(shares) / len(shares)
-    return UpdateResult(sums["entropy"], num_tokens, num_responses, {name: sums[name] for name in EntropySlopes._fields}, metrics)
+    count = sums["held_tokens" if config.entropy.quantity == "token" else "held_responses"]
+    return UpdateResult(sums["held"], count, num_tokens, {name: sums[name] for name in EntropySlopes._fields}, metrics)
 
 
 def learning_rate(config: OptimConfig, update: int, total: int) -> float:
@@ -199,9 +208,9 @@ def _backward(
         output.loss.backward()
         total += output.loss.detach()
         if old_logprobs is None:
-            totals.add_sampling_policy(micro, output.logprobs, output.entropy, config)
+            totals.add_sampling_policy(micro, _of_rows(batch.held, rows, micro), output.logprobs, output.entropy, config)
             advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
-            totals.add_slopes(micro, advantages, _weights(batch, rows, micro), output.logprobs, output.entropy)
+            totals.add_slopes(micro, advantages, _of_rows(batch.entropy_weight, rows, micro).float(), output.logprobs, output.entropy)
         totals.add_update(micro, output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
@@ -212,9 +221,9 @@ def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: Tr
     denominator = denominators([batch.samples[row] for row in rows], config.objective, config.rollout.max_new_tokens)
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
-        totals.add_sampling_policy(micro, logprobs, entropy, config)
+        totals.add_sampling_policy(micro, _of_rows(batch.held, rows, micro), logprobs, entropy, config)
         advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
-        totals.add_slopes(micro, advantages, _weights(batch, rows, micro), logprobs, entropy)
+        totals.add_slopes(micro, advantages, _of_rows(batch.entropy_weight, rows, micro).float(), logprobs, entropy)
         measured.append((micro.rows, logprobs))
     mine = {
         rows[index]: values[response_slice(batch.samples[rows[index]])]
@@ -240,10 +249,10 @@ def _pack(
     )
 
 
-def _weights(batch: Batch, rows: list[int], micro: MicroBatch) -> Tensor:
-    """w(q) of each row of a micro-batch that was packed from `rows`; a row of padding has none."""
-    weights = [batch.entropy_weight[rows[index]] for index in micro.rows]
-    return torch.tensor(weights + [0.0] * (len(micro.advantages) - len(weights)), device=micro.advantages.device)
+def _of_rows(values: list[float], rows: list[int], micro: MicroBatch) -> Tensor:
+    """Of the values of all samples those of a micro-batch that was packed from `rows`, (B,) float64; a row of padding has 0."""
+    found = [values[rows[index]] for index in micro.rows]
+    return torch.tensor(found + [0.0] * (len(micro.advantages) - len(found)), dtype=torch.float64, device=micro.advantages.device)
 
 
 def _mean(sums: dict[str, float], name: str, count: float) -> float | None:

@@ -94,7 +94,7 @@ def _bonus_alone(rollout: HFRollout, prompts: list[Prompt], config: TrainConfig,
     samples = rollout.generate(prompts, size, (config.run.seed, "reach", index))
     groups = [Group(prompt, samples[p * size : (p + 1) * size], []) for p, prompt in enumerate(prompts)]
     nothing, one = [0.0] * len(samples), [1.0] * len(samples)
-    return Batch(groups, nothing, nothing, [COEF] * len(samples), [True] * len(samples), one)
+    return Batch(groups, nothing, nothing, [COEF] * len(samples), [True] * len(samples), one, one)
 
 
 def _entropies(policy: Policy, config: TrainConfig) -> Entropies:

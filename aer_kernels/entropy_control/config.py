@@ -13,6 +13,10 @@ coefficient that is adjusted all the time. The formulas below are this project's
     alpha    = clip(kp * e + I, min_coef, max_coef)              the global coefficient                  (C6)
     coef(q)  = alpha * w(q) / max(weight_floor, mean_q w(q))     what a prompt's tokens are given        (C7)
 
+H is the mean over all prompts or, with held = "difficult", over those that are hard for the policy, each as it is weighed by
+
+    v(q)     = max(0, 1 - accuracy(q) / rho)                     H = sum_q v(q) H(q) / sum_q v(q)        (C13)
+
 Explore first, then settle: with tau_end the target is held up to update T and then moves to tau_end in a straight line. T is hold *
 updates or, with settle_unsolved, the first update at which what was not solved begins to be:
 
@@ -56,6 +60,9 @@ class EntropyControlConfig:
     quantity: Literal["token", "response"] = "token"
     """What is held, and what the caller counts in `update`. token: mean entropy of a token. response: mean of the summed entropy of a
     response, which nearly certain tokens that make responses longer do not dilute."""
+    held: Literal["all", "difficult"] = "all"
+    """Whose entropy is held. all: that of every prompt. difficult: that of prompts which are not solved yet (C13), for data of several
+    kinds: there the entropy of all falls because some are solved, and a bonus that makes up for it turns the others into noise."""
     tau: float = 0.85
     """Target as a share of the initial entropy, > 0."""
     tau_end: float | None = None
@@ -103,6 +110,7 @@ class EntropyControlConfig:
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         _check_choice("quantity", self.quantity, ("token", "response"))
+        _check_choice("held", self.held, ("all", "difficult"))
         _check_choice("difficulty", self.difficulty, get_args(Difficulty))
         _check("tau", self.tau, self.tau > 0, "be > 0")
         _check("tau_end", self.tau_end, self.tau_end is None or self.tau_end > 0, "be > 0 or None")
@@ -123,6 +131,8 @@ class EntropyControlConfig:
         _check("max_coef", self.max_coef, self.max_coef >= self.min_coef, f"be >= min_coef ({self.min_coef})")
         _check("coef", self.coef, self.coef >= 0, "be >= 0")
         _check("step", self.step, self.step > 0, "be > 0")
+        if self.held == "difficult" and self.difficulty == "uniform":
+            raise ValueError("held must be 'all' for difficulty='uniform' (it knows no difficult prompts), got 'difficult'")
         if self.settle_unsolved is not None and self.tau_end is None:
             raise ValueError(f"settle_unsolved must be None without tau_end, got {self.settle_unsolved}")
         if self.kind in RELATIVE and self.target == 0:

@@ -12,7 +12,7 @@ from torch import Tensor
 from aer_kernels.entropy_control.config import EntropyControlConfig
 from aer_kernels.entropy_control.rules import SMALLEST_BALANCE, Balance, Seen, make_rule
 from aer_kernels.entropy_control.target import Target
-from aer_kernels.entropy_control.weights import difficulty_weights
+from aer_kernels.entropy_control.weights import difficulty_weights, held_weights
 
 
 class AdaptiveEntropyController:
@@ -101,10 +101,13 @@ class AdaptiveEntropyController:
     def weights(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
         """w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7). Until the target is known H(q) is not
         looked at. Arguments and errors as in `coefficients`."""
-        accuracy = torch.as_tensor(group_accuracy, dtype=torch.float32)
-        if accuracy.ndim != 1:
-            raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
+        accuracy = _accuracy(group_accuracy)
         return difficulty_weights(accuracy, self.config, self._relative(group_entropy, accuracy))
+
+    def held(self, group_accuracy: Tensor | Sequence[float]) -> Tensor:
+        """v(q) (C13): what the entropies and the tokens (or responses) of each prompt are multiplied by in the sums that `update` gets; 1
+        for every prompt unless `held` is "difficult". Argument and errors as in `coefficients`."""
+        return held_weights(_accuracy(group_accuracy), self.config)
 
     def _relative(self, group_entropy: Tensor | Sequence[float] | None, accuracy: Tensor) -> Tensor | None:
         """H(q) / H*, where it is needed and known."""
@@ -127,8 +130,9 @@ class AdaptiveEntropyController:
         """Move the coefficient by the measured entropy; returns the new alpha. Reads a few numbers: a device sync when they are on a GPU.
 
         Args:
-            entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
-            token_count: number of those tokens, or of the responses that they make up where `quantity` is "response". 0 changes nothing.
+            entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks; times `held` where it is not 1.
+            token_count: number of those tokens, or of the responses that they make up where `quantity` is "response", likewise. 0 changes
+                nothing.
             slopes: policy and bonus slope over those tokens (the first two of `EntropySlopes`); needed by kind balance.
             unsolved: share of the step's prompts, in [0, 1], that no sample solved; needed with settle_unsolved.
         Raises:
@@ -204,3 +208,10 @@ class AdaptiveEntropyController:
         self._aim.state = dict(state["target"])
         self._initial, self._smoothed, self._last = state["initial_entropy"], state["smoothed_entropy"], state["last_entropy"]
         self._updates = state["updates"]
+
+
+def _accuracy(group_accuracy: Tensor | Sequence[float]) -> Tensor:
+    accuracy = torch.as_tensor(group_accuracy, dtype=torch.float32)
+    if accuracy.ndim != 1:
+        raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
+    return accuracy

@@ -1,4 +1,4 @@
-"""Difficulty-aware allocation: what share of the entropy pressure each prompt gets."""
+"""Difficulty-aware allocation: what share of the entropy pressure each prompt gets, and how much its entropy counts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig, relative_
         accuracy: (P,) fp32, mean verified reward of each prompt's samples, in [0, 1].
         relative_entropy: (P,) fp32, H(q) / H*; None where it does not matter.
     """
-    if config.difficulty == "uniform":
-        weights = accuracy.new_ones(accuracy.shape)
-    else:
-        weights = (1.0 - accuracy / (config.rho if config.difficulty == "hinge" else 1.0)).clamp(min=config.least_weight)
+    weights = _hinge(accuracy, config, config.least_weight)
     if not config.include_all_wrong:
         weights = weights.masked_fill(accuracy <= 0, 0.0)
     if config.surplus is not None and relative_entropy is not None:
@@ -25,3 +22,14 @@ def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig, relative_
     if config.normalize_weights and weights.numel():
         weights = weights / weights.mean().clamp(min=config.weight_floor)
     return weights
+
+
+def held_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:
+    """Return v(q) (C13), 1 for every prompt where the entropy of all is held; arguments as for `difficulty_weights`."""
+    return accuracy.new_ones(accuracy.shape) if config.held == "all" else _hinge(accuracy, config, 0.0)
+
+
+def _hinge(accuracy: Tensor, config: EntropyControlConfig, least: float) -> Tensor:
+    if config.difficulty == "uniform":
+        return accuracy.new_ones(accuracy.shape)
+    return (1.0 - accuracy / (config.rho if config.difficulty == "hinge" else 1.0)).clamp(min=least)

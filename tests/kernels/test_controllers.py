@@ -259,6 +259,20 @@ def test_difficulty_weights():
     assert weights(difficulty="uniform", include_all_wrong=False) == [0.0, 1.0, 1.0, 1.0]
 
 
+def test_whose_entropy_is_held():
+    """v(q): what is left of the weights without least_weight, surplus and normalization."""
+    accuracy = [0.0, 0.25, 0.5, 1.0]
+    assert controller(rho=0.5).held(accuracy).tolist() == [1.0] * 4
+    assert controller(held="difficult", rho=0.5, least_weight=0.5, surplus=1.0).held(accuracy).tolist() == [1.0, 0.5, 0.0, 0.0]
+    assert controller(held="difficult", rho=0.5, difficulty="linear").held(accuracy).tolist() == [1.0, 0.75, 0.5, 0.0]
+    with pytest.raises(ValueError, match=r"group_accuracy must have shape \(P,\), got \(1, 2\)"):
+        controller().held([[0.0, 1.0]])
+    with pytest.raises(ValueError, match="held must be 'all' for difficulty='uniform'"):
+        controller(held="difficult", difficulty="uniform")
+    with pytest.raises(ValueError, match="held must be one of all, difficult, got 'hard'"):
+        controller(held="hard")
+
+
 def test_normalized_weights_have_mean_one_and_a_floor():
     ctl = controller()
     assert ctl.weights(torch.tensor([0.0, 0.5, 0.9, 0.2])).mean() == pytest.approx(1.0)

@@ -72,6 +72,14 @@ def test_the_samples_say_how_much_entropy_a_prompt_has(quantity: str, expected: 
     assert batch.entropy_weight[::2] == pytest.approx(expected)
 
 
+def test_the_entropy_of_difficult_prompts_is_held() -> None:
+    entropy = EntropyControlConfig(held="difficult", rho=0.5, least_weight=0.5)
+    groups = [group((0, 4), (0, 4)), group((0, 4), (0.5, 4)), group((1, 4), (0, 4)), group((1, 4), (1, 4))]
+    batch = judge(groups, AdaptiveEntropyController(entropy), replace(CONFIG, entropy=entropy))
+    assert batch.held == [1.0, 1.0, 0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
+    assert judge(groups, controller(), CONFIG).held == [1.0] * 8
+
+
 def test_a_penalty_moves_advantages_and_not_the_difficulty() -> None:
     config = replace(CONFIG, reward=RewardConfig(overlong_buffer=4, overlong_penalty=1.0))
     right, wrong = group((1, 4), (1, 9)), group((0, 10), (0, 8))

@@ -173,7 +173,7 @@ def update(
     groups = [Group(prompt, samples[2 * p : 2 * p + 2], [Verdict("wrong", 0.0, None, 0.0)] * 2) for p, prompt in enumerate(PROMPTS)]
     parameters = list(policy.model.parameters())
     before = [p.detach().clone() for p in parameters]
-    batch = Batch(groups, [0.0] * 8, advantages, [0.0] * 8, [True] * 8, [1.0] * 8)
+    batch = Batch(groups, [0.0] * 8, advantages, [0.0] * 8, [True] * 8, [1.0] * 8, [1.0] * 8)
     result = update_policy(policy, torch.optim.SGD(parameters, lr=1.0), batch, config, step=1)
     added = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
     with torch.no_grad():

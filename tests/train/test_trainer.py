@@ -99,6 +99,16 @@ def test_a_moving_target_of_responses_resumes_exactly(config: TrainConfig, tmp_p
     assert [row["entropy/target"] / rows[0]["entropy/per_response"] for row in rows] == pytest.approx([0.9, 0.7, 0.5, 0.3])
 
 
+def test_the_entropy_of_difficult_prompts_resumes_exactly(config: TrainConfig, tmp_path: Path) -> None:
+    entropy = replace(config.entropy, target=None, quantity="response", tau=1.1, held="difficult")
+    config = replace(config, entropy=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
+    whole = train(changed(config, "run", out=str(tmp_path / "whole")))
+    train(changed(config, "run", steps=2))
+    train(config, resume=True)
+    assert_same_run(whole, Path(config.run.out))
+    assert any(abs(row["entropy/controlled"] - row["entropy/per_response"]) > 1e-3 for row in stable_rows(whole)), "not that of all"
+
+
 def test_refill_resumes_exactly_and_counts_what_it_costs(config: TrainConfig, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

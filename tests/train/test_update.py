@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
+from aer_kernels import EntropyControlConfig
 from aer_train import update
 from aer_train.batching import micro_batches
 from aer_train.config import ModelConfig, ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
@@ -26,9 +27,8 @@ def batch(policy: Policy) -> Batch:
     advantages = [1.0, -1.0, 0.5, -0.5, 0.0, 0.0, -2.0, 2.0]
     verdicts = [Verdict("wrong", 0.0, None, 0.0)] * 2
     groups = [Group(prompt, samples[2 * i : 2 * i + 2], verdicts) for i, prompt in enumerate(PROMPTS)]
-    return Batch(
-        groups, [0.0] * 8, advantages, [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [True] * 8, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 0.0, 0.0]
-    )
+    coefficients, weights = [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.0, 0.0], [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 0.0, 0.0]
+    return Batch(groups, [0.0] * 8, advantages, coefficients, [True] * 8, weights, [1.0] * 8)
 
 
 def optimizer_of(policy: Policy) -> torch.optim.AdamW:
@@ -55,7 +55,7 @@ def test_one_update_is_one_clipped_adam_step(policy: Policy, batch: Batch, model
         assert torch.equal(a, b)
     assert result.metrics["policy/loss"] == loss.item() and result.metrics["optim/grad_norm"] == norm.item()
     assert result.metrics["optim/lr"] == 1e-2
-    assert result.num_tokens == sum(len(s.tokens) for s in batch.samples)
+    assert result.num_tokens == result.entropy_count == sum(len(s.tokens) for s in batch.samples)
     assert result.entropy_sum == pytest.approx(entropy.sum().item(), rel=1e-6)
 
 
@@ -141,6 +141,29 @@ def test_masked_responses_are_as_if_they_were_not_there(policy: Policy, batch: B
     assert a.metrics["policy/loss"] * a.num_tokens == pytest.approx(b.metrics["policy/loss"] * b.num_tokens, rel=1e-5)
     assert a.metrics["optim/grad_norm"] * a.num_tokens == pytest.approx(b.metrics["optim/grad_norm"] * b.num_tokens, rel=1e-5)
     assert a.entropy_sum < b.entropy_sum, "the controller sees the tokens of the loss and no others"
+
+
+@pytest.mark.parametrize("quantity", ["token", "response"])
+def test_the_held_entropy_is_weighed_by_sample(policy: Policy, batch: Batch, model_folder: Path, quantity: str) -> None:
+    """In the first update, whose own pass measures it, and in the second, which needs a pass of its own; however it is cut."""
+    held = [1.0, 1.0, 0.25, 0.25, 0.0, 0.0, 0.5, 0.5]
+    config = replace(
+        CONFIG,
+        entropy=EntropyControlConfig(quantity=quantity),  # type: ignore[arg-type]
+        optim=replace(CONFIG.optim, updates_per_step=2, tokens_per_microbatch=20),
+    )
+    (micro,) = micro_batches(
+        batch.samples, batch.advantages, batch.entropy_coef, None, tokens_per_microbatch=10**6, pad_id=0, device=policy.device
+    )
+    _, entropy = measure(policy, micro, temperature=0.9)
+    each = dict(zip(micro.rows, entropy.sum(1).tolist(), strict=True))
+    result = update_policy(policy, optimizer_of(policy), replace(batch, held=held), config, step=1)
+    late = {row: value for row, value in each.items() if row >= 4}
+    assert late, "the second update has rows"
+    assert result.entropy_sum == pytest.approx(sum(held[row] * value for row, value in each.items()), rel=1e-5)
+    lengths = [len(sample.tokens) if quantity == "token" else 1 for sample in batch.samples]
+    assert result.entropy_count == sum(weight * length for weight, length in zip(held, lengths, strict=True))
+    assert result.metrics["entropy/per_response"] == pytest.approx(sum(each.values()) / 8, rel=1e-5), "of all"
 
 
 def test_a_step_without_loss_tokens_changes_nothing(policy: Policy, batch: Batch) -> None:
