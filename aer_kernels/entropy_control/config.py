@@ -85,7 +85,8 @@ class EntropyControlConfig:
     """Smallest w of hinge and linear, in [0, 1]: the share of the pressure on an unsolved prompt that a solved one keeps. 1 is uniform."""
     surplus: float | None = None
     """> 0: a prompt whose own entropy is above the target gets less, and nothing from (1 + surplus) H* on (C1). None: it does not matter.
-    Without it the prompts that get most, and have no reward to hold them, can keep the mean at its target alone, as noise."""
+    Without it the prompts that get most, and have no reward to hold them, can keep the mean at its target alone, as noise: set it where
+    the data are of several kinds."""
     include_all_wrong: bool = True
     """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
     normalize_weights: bool = True

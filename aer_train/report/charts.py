@@ -140,18 +140,29 @@ def pass_at_k(runs: Sequence[Run]) -> Chart:
 
 
 def entropy(runs: Sequence[Run]) -> Chart:
-    """Entropy of a token and of a response; the one that a run holds has its target and the band around it."""
+    """Entropy of a token and of a response; the one that a run holds has its target and the band around it. Where that is the entropy of
+    difficult prompts alone it has a panel of its own."""
     names = {
         "entropy/mean": ("token", "token entropy", "nats per token"),
         "entropy/per_response": ("response", "entropy of a response", "nats, summed over its tokens"),
+        "entropy/controlled": ("difficult", "entropy that is held: of difficult prompts where entropy.held says so", "nats"),
     }
+    held = [_held(run) for run in runs]
     panels = []
     for name, (quantity, title, unit) in names.items():
-        holding = {place for place, run in enumerate(runs) if run.config.get("entropy", {}).get("quantity", "token") == quantity}
+        holding = {place for place, found in enumerate(held) if found == quantity}
+        if quantity == "difficult" and not holding:
+            continue
         smoothed = {name: "entropy/smoothed"} if len(holding) == len(runs) else {}
         for panel in _lines(runs, {name: (title, unit)}, smoothed):
             panels.append(_with_targets(panel, _targets(runs, holding), len(runs)))
     return panels
+
+
+def _held(run: Run) -> str:
+    """Whose target it is: difficult, token or response."""
+    config = run.config.get("entropy", {})
+    return "difficult" if config.get("held") == "difficult" else config.get("quantity", "token")
 
 
 def entropy_by_tier(runs: Sequence[Run]) -> Chart:

@@ -44,8 +44,8 @@ def tiers(easy, hard):
     }
 
 
-def fill(run, kind="aer", samples=(), steps=4, quantity="token", **more):
-    config = TrainConfig(entropy=EntropyControlConfig(kind=kind, quantity=quantity), run=RunConfig(out=str(run), steps=4))
+def fill(run, kind="aer", samples=(), steps=4, quantity="token", held="all", **more):
+    config = TrainConfig(entropy=EntropyControlConfig(kind=kind, quantity=quantity, held=held), run=RunConfig(out=str(run), steps=4))
     with Recorder(run, config) as recorder:
         recorder.write_eval(0, {"tiers": tiers(0.5, 0.0)})
         for step in range(1, steps + 1):
@@ -212,6 +212,17 @@ def test_a_target_is_drawn_where_its_quantity_is(tmp_path):
     assert list(curves(tokens, "target")) == [0] and list(curves(responses, "target")) == [1]
     assert curves(responses, "line")[1] == ([1, 2, 3, 4], [5.0] * 4)
     assert curves(panel(runs[1:], "entropy of a response"), "line")[0] == ([1, 2, 3, 4], [0.7] * 4)
+
+
+def test_the_target_of_difficult_prompts_has_a_panel_of_its_own(tmp_path):
+    more = {"entropy/per_response": 5.0, "entropy/controlled": 6.0, "entropy/smoothed": 6.5}
+    runs = [Run.read(fill(tmp_path / "a", **more)), Run.read(fill(tmp_path / "b", quantity="response", held="difficult", **more))]
+    title = "entropy that is held: of difficult prompts where entropy.held says so"
+    assert list(curves(panel(runs, "token entropy"), "target")) == [0] and not curves(panel(runs, "entropy of a response"), "target")
+    assert list(curves(panel(runs, title), "target")) == [1] and curves(panel(runs, title), "line")[1] == ([1, 2, 3, 4], [6.0] * 4)
+    assert curves(panel(runs[1:], title), "line")[0] == ([1, 2, 3, 4], [6.5] * 4)
+    with pytest.raises(KeyError):  # no run holds it
+        panel(runs[:1], title)
 
 
 def test_runs_without_a_metric_and_outcomes_that_did_not_occur(tmp_path):
