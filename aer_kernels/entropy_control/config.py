@@ -134,6 +134,8 @@ class EntropyControlConfig:
         _check("step", self.step, self.step > 0, "be > 0")
         if self.held == "difficult" and self.difficulty == "uniform":
             raise ValueError("held must be 'all' for difficulty='uniform' (it knows no difficult prompts), got 'difficult'")
+        if self.held == "difficult" and not self.include_all_wrong:
+            raise ValueError("include_all_wrong must be True for held='difficult' (what is held must get the bonus), got False")
         if self.settle_unsolved is not None and self.tau_end is None:
             raise ValueError(f"settle_unsolved must be None without tau_end, got {self.settle_unsolved}")
         if self.kind in RELATIVE and self.target == 0:

@@ -269,6 +269,8 @@ def test_whose_entropy_is_held():
         controller().held([[0.0, 1.0]])
     with pytest.raises(ValueError, match="held must be 'all' for difficulty='uniform'"):
         controller(held="difficult", difficulty="uniform")
+    with pytest.raises(ValueError, match="include_all_wrong must be True for held='difficult'"):
+        controller(held="difficult", include_all_wrong=False)
     with pytest.raises(ValueError, match="held must be one of all, difficult, got 'hard'"):
         controller(held="hard")
 
