@@ -119,9 +119,9 @@ def _explosion(row: Row, options: Options) -> str | None:
     if entropy <= (EXPLODED * initial if target is None else 1.5 * max(initial, target)):
         return None
     what, now = f"entropy rose to {entropy:.3f} nats, {entropy / initial:.1f} times its start", options.now
-    if target is not None and options.value("entropy.surplus") is None:  # what an early bonus made of unsolved prompts nothing takes back
-        return f"{what}, and prompts that nothing solves may be noise: set {now('entropy.surplus')} to 1, or lower {now('optim.lr')}"
-    if not row.get("entropy/coef"):  # without a bonus something else lifts it
+    if not row.get("entropy/coef"):  # without a bonus something else lifts it, or what an early one made of unsolved prompts stays
+        if target is not None and options.value("entropy.surplus") is None:
+            return f"{what}, and prompts that nothing solves may be noise: set {now('entropy.surplus')} to 1, or lower {now('optim.lr')}"
         return f"{what}, without an entropy bonus: lower {now('optim.lr')}, or {now('objective.clip_high')}"
     bound = "entropy.coef" if options.value("entropy.kind") == "fixed" else "entropy.max_coef"
     return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: lower {now(bound)}, or {now('optim.lr')}"

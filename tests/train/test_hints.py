@@ -33,7 +33,8 @@ CASES = [
     ("integral", {"entropy/smoothed": 0.4}, "collapse", "entropy.ki (now its default)"),
     ("off", {"entropy/smoothed": 2.1, "entropy/target": None, "entropy/coef": 0.0}, "explosion", "optim.lr (now 1e-06)"),
     ("fixed", {"entropy/smoothed": 2.1}, "explosion", "entropy.coef (now 0.0)"),
-    ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.surplus (now its default)"),
+    ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.max_coef (now 0.6)"),
+    ("aer", {"entropy/smoothed": 1.6, "entropy/coef": 0.0}, "explosion", "entropy.surplus (now its default)"),
     ("aer", {"entropy/smoothed": 0.8, "entropy/saturated": 1}, "saturated", "entropy.tau (now 0.85)"),
     ("aer", {"reward/zero_variance_frac": 1.0, "reward/mean": 0.0}, "zero_variance", "rollout.group_size (now 8)"),
     (
