@@ -31,9 +31,6 @@ MAIN = ("compare", "robust", "advantage")
 PARTS = "aer_"
 """How the names of AER in other forms than the full one begin."""
 
-LINES = 5
-"""Methods that a figure can tell apart."""
-
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
 
@@ -81,15 +78,13 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: without AER in other forms where
-    there are too many lines to be told apart."""
+    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: there without AER in other forms,
+    too many lines to be told apart."""
     page = written(PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(page, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
         if f"{FIGURES.name}/{path.stem}_" in page:
-            records = read_records(path)
-            few = len({record["method"] for record in records}) <= LINES
-            write_figures([r for r in records if few or not r["method"].startswith(PARTS)], FIGURES, path.stem)
+            write_figures([r for r in read_records(path) if not r["method"].startswith(PARTS)], FIGURES, path.stem)
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
     kinds = read_records(RESULTS / f"{KINDS}.jsonl")
     rows = forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed")))
