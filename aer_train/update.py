@@ -14,7 +14,7 @@ from aer_train.batching import MicroBatch, micro_batches, response_slice
 from aer_train.clock import Clock
 from aer_train.config import OptimConfig, TrainConfig
 from aer_train.gradient_share import gradient_share, take_gradients
-from aer_train.loss import denominators, measure, policy_loss, policy_token_weights
+from aer_train.loss import Denominators, denominators, measure, policy_loss, policy_token_weights
 from aer_train.mismatch import MAXIMA, ONE_PASS, SUMS, mismatch_kind, mismatch_metrics, mismatch_terms
 from aer_train.model import Policy
 from aer_train.types import Batch
@@ -208,9 +208,7 @@ def _backward(
         output.loss.backward()
         total += output.loss.detach()
         if old_logprobs is None:
-            totals.add_sampling_policy(micro, _of_rows(batch.held, rows, micro), output.logprobs, output.entropy, config)
-            advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
-            totals.add_slopes(micro, advantages, _of_rows(batch.entropy_weight, rows, micro).float(), output.logprobs, output.entropy)
+            _add_sampling_policy(totals, batch, rows, micro, output.logprobs, output.entropy, config, denominator)
         totals.add_update(micro, output.metrics, float(len(micro.rows) if config.objective.kind == "gspo" else micro.loss_tokens))
     return total
 
@@ -221,9 +219,7 @@ def _sampling_logprobs(policy: Policy, batch: Batch, rows: list[int], config: Tr
     denominator = denominators([batch.samples[row] for row in rows], config.objective, config.rollout.max_new_tokens)
     for micro in _pack(policy, batch, rows, None, config):
         logprobs, entropy = measure(policy, micro, temperature=config.rollout.temperature, memory_budget=loss_memory(config))
-        totals.add_sampling_policy(micro, _of_rows(batch.held, rows, micro), logprobs, entropy, config)
-        advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
-        totals.add_slopes(micro, advantages, _of_rows(batch.entropy_weight, rows, micro).float(), logprobs, entropy)
+        _add_sampling_policy(totals, batch, rows, micro, logprobs, entropy, config, denominator)
         measured.append((micro.rows, logprobs))
     mine = {
         rows[index]: values[response_slice(batch.samples[rows[index]])]
@@ -249,10 +245,23 @@ def _pack(
     )
 
 
-def _of_rows(values: list[float], rows: list[int], micro: MicroBatch) -> Tensor:
-    """Of the values of all samples those of a micro-batch that was packed from `rows`, (B,) float64; a row of padding has 0."""
-    found = [values[rows[index]] for index in micro.rows]
-    return torch.tensor(found + [0.0] * (len(micro.advantages) - len(found)), dtype=torch.float64, device=micro.advantages.device)
+def _add_sampling_policy(
+    totals: Totals,
+    batch: Batch,
+    rows: list[int],
+    micro: MicroBatch,
+    logprobs: Tensor,
+    entropy: Tensor,
+    config: TrainConfig,
+    denominator: Denominators,
+) -> None:
+    """Add what the pass of the policy that sampled shows of a micro-batch that was packed from `rows`; a row of padding counts for nothing."""
+    padding = [0.0] * (len(micro.advantages) - len(micro.rows))
+    columns = [[values[rows[index]] for index in micro.rows] + padding for values in (batch.entropy_weight, batch.held)]
+    weights, held = torch.tensor(columns, device=entropy.device)
+    totals.add_sampling_policy(micro, held.double(), logprobs, entropy, config)
+    advantages = micro.advantages[:, None] * policy_token_weights(micro, config.objective, denominator)
+    totals.add_slopes(micro, advantages, weights, logprobs, entropy)
 
 
 def _mean(sums: dict[str, float], name: str, count: float) -> float | None:
