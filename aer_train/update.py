@@ -255,7 +255,7 @@ def _add_sampling_policy(
     config: TrainConfig,
     denominator: Denominators,
 ) -> None:
-    """Add what the pass of the policy that sampled shows of a micro-batch that was packed from `rows`; a row of padding counts for nothing."""
+    """Add what the pass of the policy that sampled shows of a micro-batch that was packed from `rows`; padding counts for nothing."""
     padding = [0.0] * (len(micro.advantages) - len(micro.rows))
     columns = [[values[rows[index]] for index in micro.rows] + padding for values in (batch.entropy_weight, batch.held)]
     weights, held = torch.tensor(columns, device=entropy.device)
