@@ -17,14 +17,25 @@ CONDITIONS = "conditions.json"
 
 
 def write_conditions(study: Study, matrix: Matrix, cache: Path, out: Path) -> None:
-    """Write out/CONDITIONS, before the first run, when the policies are made: a matrix that goes on keeps what it began with."""
-    if (out / CONDITIONS).exists():
-        return
+    """Write out/CONDITIONS, before the first run, when the policies are made: a matrix that goes on keeps what it began with.
+
+    Raises:
+        ValueError - `out` was begun from a policy that does something else at the start.
+    """
     names = dict.fromkeys(job.setting for job in matrix.jobs)
     policies = {name: json.loads((policy_folder(cache, study.tasks[name]) / REPORT).read_text(encoding="utf-8")) for name in names}
+    if (out / CONDITIONS).exists():
+        _check_policies(json.loads((out / CONDITIONS).read_text(encoding="utf-8"))["policies"], policies, out)
+        return
     here = environment.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | {"threads": 1}
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / CONDITIONS, json.dumps({"environment": here, "policies": policies}, indent=1))
+
+
+def _check_policies(begun: dict[str, Any], policies: dict[str, Any], out: Path) -> None:
+    """Another processor rounds otherwise and so makes another policy: runs from both would be paired with each other."""
+    for name in [name for name in policies if name in begun and begun[name] != policies[name]][:1]:
+        raise ValueError(f"--cache must hold the policy of {name} that the runs in {out} began from, got another (on validation prompts)")
 
 
 def start_table(conditions: dict[str, Any]) -> str:

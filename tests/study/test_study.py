@@ -364,6 +364,9 @@ def test_conditions_are_written_once(study, tmp_path):
     assert start_table(json.loads(written)).splitlines()[-1] == "| tiny | 0.7500 |"
     write_conditions(study, replace(matrix, jobs=[]), cache, tmp_path)
     assert (tmp_path / CONDITIONS).read_text() == written
+    (policy_folder(cache, study.tasks["tiny"]) / REPORT).write_text('{"easy accuracy": 0.5}')
+    with pytest.raises(ValueError, match="--cache must hold the policy of tiny that the runs"):
+        write_conditions(study, matrix, cache, tmp_path)
 
 
 def test_records_survive_a_file(tmp_path):
