@@ -1,8 +1,8 @@
 """docs/study.md: prose by hand, tables and figures from the committed records.
 
 A table stands between `<!-- table: MATRIX KIND [SETTING] [lrSCALE] -->` and `<!-- end -->`; `python -m study page` writes it anew. It shows
-the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so, with SCALE those at
-that learning rate.
+the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so (or so, as in
+`countdown+worked`), with SCALE those at that learning rate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UNSEEN = ("mixes", "fresh", "large")
 KINDS = "kinds"
 """The matrix whose tiers are of different kinds."""
 
-_BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(records: Sequence[Record], kind: str) -> str:
@@ -71,7 +71,8 @@ def written(page: str, results: Path = RESULTS) -> str:
         if kind == "start":
             return opening + start_table(json.loads((results / f"{matrices}.json").read_text(encoding="utf-8"))) + closing
         records = [record for matrix in matrices.split("+") for record in read_records(results / f"{matrix}.jsonl")]
-        shown = [r for r in records if r["setting"].startswith(setting or "") and scale in (None, f"{r['lr_scale']:g}")]
+        beginnings = tuple((setting or "").split("+"))
+        shown = [r for r in records if r["setting"].startswith(beginnings) and scale in (None, f"{r['lr_scale']:g}")]
         return opening + table(shown, kind) + closing
 
     return _BLOCK.sub(replace, page)

@@ -352,6 +352,7 @@ def test_a_table_of_several_matrices_and_of_one_learning_rate(tmp_path):
 
     assert [runs(what) for what in ("raw+other against_grpo", "other against_grpo", "other against_grpo lr0.5")] == ["3", "2", "1"]
     assert [runs(what) for what in ("raw+other outcomes tiny", "raw+other outcomes tiny lr0.5", "other outcomes lrge")] == ["2", "1", "1"]
+    assert [runs(what) for what in ("raw+other outcomes tiny+lrge", "raw+other outcomes lrge+none")] == ["3", "1"]
 
 
 def test_conditions_are_written_once(study, tmp_path):
