@@ -20,9 +20,10 @@ from aer_train.config import (
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 EXPLORE_THEN_SETTLE = EntropyControlConfig(
-    quantity="response", tau=1.2, tau_end=0.6, hold=0.75, settle_unsolved=0.75, rho=0.5, least_weight=0.5, surplus=1.0
+    quantity="response", tau=1.2, tau_end=0.6, hold=0.75, settle_unsolved=0.75, difficulty="uniform", surplus=1.0
 )
-"""AER as docs/study.md measured it: more entropy than at the start until prompts begin to be solved, then less and less."""
+"""AER as docs/study.md measured it: more entropy than at the start until prompts begin to be solved, then less and less. Without weights by
+accuracy, which do nothing there where prompts are of one kind and cost hard ones where they are not."""
 
 
 def countdown() -> TrainConfig:

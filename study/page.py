@@ -34,8 +34,8 @@ PARTS = "aer_"
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
 
-KINDS = "kinds"
-"""The matrix whose tiers are of different kinds."""
+KINDS = ("kinds", "allocation", "kinds_again")
+"""Those with places whose tiers are of different kinds: the settings that begin with "mixed"."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -87,9 +87,9 @@ def write_page() -> None:
         if f"{FIGURES.name}/{path.stem}_" in page:
             write_figures([r for r in read_records(path) if not r["method"].startswith(PARTS)], FIGURES, path.stem)
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
-    kinds = read_records(RESULTS / f"{KINDS}.jsonl")
+    kinds = [r for matrix in KINDS for r in read_records(RESULTS / f"{matrix}.jsonl") if r["setting"].startswith("mixed")]
     rows = forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed")))
-    rows += [row for ours in ("aer", "aer_difficult") for row in forest.by_places(kinds, ours, ("grpo",))]
+    rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.draw(rows, "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
 

@@ -61,8 +61,8 @@ class EntropyControlConfig:
     """What is held, and what the caller counts in `update`. token: mean entropy of a token. response: mean of the summed entropy of a
     response, which nearly certain tokens that make responses longer do not dilute."""
     held: Literal["all", "difficult"] = "all"
-    """Whose entropy is held. all: that of every prompt. difficult: that of prompts which are not solved yet (C13), for data of several
-    kinds: there the entropy of all falls because some are solved, and a bonus that makes up for it turns the others into noise."""
+    """Whose entropy is held. all: that of every prompt. difficult: that of prompts which are not solved yet (C13): where the entropy of
+    these does not fall there is then no bonus, whatever happens to the others."""
     tau: float = 0.85
     """Target as a share of the initial entropy, > 0."""
     tau_end: float | None = None
@@ -77,8 +77,8 @@ class EntropyControlConfig:
     target: float | None = None
     """Absolute target in nats, >= 0; None means tau * H_0. With tau_end it moves to target * tau_end / tau."""
     difficulty: Difficulty = "hinge"
-    """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt. Prompts share a policy, so that a bonus on some of
-    them raises the entropy of all, and in docs/study.md uniform does as well over all places."""
+    """Shape of w: hinge uses rho, linear is rho = 1, uniform is w = 1 for every prompt. In docs/study.md uniform does as well where prompts
+    are of one kind, since a bonus on some of them raises the entropy of all, and with surplus better where they are of several kinds."""
     rho: float = 1.0
     """Accuracy in (0, 1] at which 1 - accuracy / rho of the hinge reaches 0."""
     least_weight: float = 0.0
@@ -88,7 +88,7 @@ class EntropyControlConfig:
     Without it the prompts that get most, and have no reward to hold them, can keep the mean at its target alone, as noise: set it where
     the data are of several kinds."""
     include_all_wrong: bool = True
-    """Whether prompts with accuracy 0 get the bonus: it is their only training signal."""
+    """Whether prompts with accuracy 0 get the bonus: it is their only training signal, and without it less is found (docs/study.md)."""
     normalize_weights: bool = True
     """Divide the weights by their batch mean, so that alpha's scale does not move with accuracy (C7)."""
     weight_floor: float = 0.05
