@@ -34,8 +34,9 @@ def write_conditions(study: Study, matrix: Matrix, cache: Path, out: Path) -> No
 
 def _check_policies(begun: dict[str, Any], policies: dict[str, Any], out: Path) -> None:
     """Another processor rounds otherwise and so makes another policy: runs from both would be paired with each other."""
-    for name in [name for name in policies if name in begun and begun[name] != policies[name]][:1]:
-        raise ValueError(f"--cache must hold the policy of {name} that the runs in {out} began from, got another (on validation prompts)")
+    for name, policy in policies.items():
+        if begun.get(name, policy) != policy:
+            raise ValueError(f"--cache must hold the policy of {name} that the runs in {out} began from, got one with other numbers")
 
 
 def start_table(conditions: dict[str, Any]) -> str:
