@@ -206,7 +206,8 @@ def test_micro_batches_change_memory_only(policy: Policy, batch: Batch, model_fo
     a, b = (update_policy(p, optimizer_of(p), batch, c, step=1) for p, c in ((policy, config), (other, small)))
     assert a.entropy_sum == pytest.approx(b.entropy_sum, rel=1e-6)
     assert a.metrics.pop("tokens/padding_frac") > b.metrics["tokens/padding_frac"] == 0.0
-    longest, largest = 6, max(-logprob for sample in batch.samples for logprob in sample.logprobs)
+    longest = max(len(sample.tokens) for sample in batch.samples)
+    largest = max(-logprob for sample in batch.samples for logprob in sample.logprobs)
     rounding = 4 * longest * largest * torch.finfo(torch.float32).eps  # of a sum of log-probs; the mismatch is nothing else here
     for name, value in a.metrics.items():
         noise = rounding if name == "rollout/mismatch_sequence_max" else 1e-6
