@@ -1,4 +1,4 @@
-"""docs/study.md: prose by hand, tables and figures from the committed records.
+"""docs/study.md and docs/study_tables.md: prose by hand, tables and figures from the committed records.
 
 A table stands between `<!-- table: MATRIX KIND [SETTING] [lrSCALE] -->` and `<!-- end -->`; `python -m study page` writes it anew. It shows
 the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so (or so, as in
@@ -22,7 +22,8 @@ from study.tables import best_method, control_table, generalization_table, outco
 from study.tiers import tier_table
 
 ROOT = Path(__file__).parents[1]
-PAGE, RESULTS = ROOT / "docs" / "study.md", ROOT / "study" / "results"
+PAGES = (ROOT / "docs" / "study.md", ROOT / "docs" / "study_tables.md")
+RESULTS = ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
 MAIN = ("compare", "robust", "advantage")
@@ -44,11 +45,11 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, outcomes, generalization, tiers, reach, places, against_grpo, against_aer, or against_fixed (the fixed coefficient
-            that is best on validation, at the places that all of them share).
+        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places, against_grpo,
+            against_aer, or against_fixed (the fixed coefficient that is best on validation, at the places that all of them share).
     """
-    if kind == "control":
-        return control_table(records)
+    if kind in ("control", "held"):
+        return control_table(records, by_setting=kind == "control")
     if kind == "outcomes":
         return outcome_table(records, "test")
     if kind == "generalization":
@@ -79,12 +80,13 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the page, and the figures beside it of the matrices whose figures it shows: there without AER in other forms,
+    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: there without AER in other forms,
     too many lines to be told apart."""
-    page = written(PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(page, encoding="utf-8")
+    texts = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    for page, text in texts.items():
+        page.write_text(text, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
-        if f"{FIGURES.name}/{path.stem}_" in page:
+        if f"{FIGURES.name}/{path.stem}_" in "".join(texts.values()):
             write_figures([r for r in read_records(path) if not r["method"].startswith(PARTS)], FIGURES, path.stem)
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
     kinds = [r for matrix in KINDS for r in read_records(RESULTS / f"{matrix}.jsonl") if r["setting"].startswith("mixed")]

@@ -24,8 +24,8 @@ LAST = 20
 """Steps at the end of a run over which entropy and coefficient are averaged."""
 
 
-def control_table(records: Sequence[Record]) -> str:
-    """How each method with a target held it: one row a method and setting, and one over all settings; phases of a moving target apart."""
+def control_table(records: Sequence[Record], by_setting: bool = True) -> str:
+    """How each method with a target held it: one row over all settings and, `by_setting`, one for each; phases of a moving target apart."""
     records = [record for record in records if has_target(record)]
     lines = [
         "| controller | setting | runs held | in band: mean, least | largest / H* | smallest / H* | steps to the band | last coefficient |",
@@ -35,7 +35,8 @@ def control_table(records: Sequence[Record]) -> str:
         ours = [record for record in records if record["method"] == method]
         for phase in phases(ours[0]):
             name = f"{method}, {phase}" if phase else method
-            lines += [_control_row(name, label, members, phase) for label, members in [("all", ours), *by_place(ours).items()]]
+            rows = [("all", ours), *(by_place(ours).items() if by_setting else ())]
+            lines += [_control_row(name, label, members, phase) for label, members in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -300,6 +300,7 @@ def test_a_moving_target_is_judged_in_both_phases():
         "| aer, constant target | all | 1 of 1 | 1.00, 1.00 |" in held
         and "| aer, moving target | all | 0 of 1 | 0.00, 0.00 | 2.00 |" in held
     )
+    assert control_table([moving], by_setting=False).splitlines() == [line for n, line in enumerate(held.splitlines()) if n in (0, 1, 2, 4)]
 
 
 def test_the_page_is_made_of_the_records(tmp_path):
@@ -309,7 +310,7 @@ def test_the_page_is_made_of_the_records(tmp_path):
     write_records(records, tmp_path / "raw.jsonl")
     (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
     page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
-        "start", "outcomes", "outcomes tiny", "places", "against_grpo", "against_aer", "against_fixed", "generalization", "control"))  # fmt: skip
+        "start", "outcomes", "outcomes tiny", "places", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
     made = written(page, tmp_path)
     assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
     assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
