@@ -190,7 +190,7 @@ def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypa
 
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     study = Study.read()
-    matrix = study.matrix("compare", methods=["aer_uniform_weights"])
+    matrix = study.matrix("compare", methods=["aer_uniform_clock"])
     measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).entropy
     assert replace(measured, rho=1.0, least_weight=0.0) == EXPLORE_THEN_SETTLE, "what uniform weights do not read may differ"
     readme = (Path(__file__).parents[2] / "README.md").read_text()
