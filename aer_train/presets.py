@@ -20,9 +20,9 @@ from aer_train.config import (
 BOXED = "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 EXPLORE_THEN_SETTLE = EntropyControlConfig(quantity="response", tau=1.2, tau_end=0.6, hold=0.4, difficulty="uniform", surplus=1.0)
-"""AER with the parts that docs/study.md shows to help: more entropy than at the start for two fifths of the run, then less and less. Without
-weights by accuracy, which do nothing there where prompts are of one kind and cost hard ones where they are not, and settling by the clock: as
-good there as waiting until prompts begin to be solved, and the target is held better."""
+"""AER with the parts that docs/study.md shows to help: more entropy than at the start for two fifths of the run, then less and less.
+Without weights by accuracy, which do nothing there where prompts are of one kind and cost hard ones where they are not, and settling by
+the clock: as good there as waiting until prompts begin to be solved, and the target is held better."""
 
 
 def countdown() -> TrainConfig:
