@@ -32,6 +32,9 @@ MAIN = ("compare", "robust", "advantage")
 PARTS = "aer_"
 """How the names of AER in other forms than the full one begin."""
 
+PRESETS, BESIDE = "aer_uniform_clock", ("grpo", "fixed03", "fixed10")
+"""AER as the presets of the trainer have it, and what ran beside it in the matrix `allocation`."""
+
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
 
@@ -45,8 +48,8 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places, against_grpo,
-            against_aer, or against_fixed (the fixed coefficient that is best on validation, at the places that all of them share).
+        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places, against_METHOD, or
+            against_fixed (the fixed coefficient that is best on validation, at the places that all of them share).
     """
     if kind in ("control", "held"):
         return control_table(records, by_setting=kind == "control")
@@ -60,8 +63,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return reach_table(records)
     if kind == "places":
         return places_table(records, "test", "aer", ("grpo", best_method(records, "fixed")))
-    other = {"against_grpo": "grpo", "against_aer": "aer", "against_fixed": ""}[kind] or best_method(records, "fixed")
-    return paired_table(records, "test", other)
+    other = kind.removeprefix("against_")
+    return paired_table(records, "test", best_method(records, "fixed") if other == "fixed" else other)
 
 
 def written(page: str, results: Path = RESULTS) -> str:
@@ -94,6 +97,7 @@ def write_page() -> None:
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.draw(rows, "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
+    forest.draw(forest.by_places(read_records(RESULTS / "allocation.jsonl"), PRESETS, BESIDE), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
