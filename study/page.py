@@ -83,14 +83,21 @@ def written(page: str, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: there without AER in other forms,
-    too many lines to be told apart."""
+    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: beside full AER without its other
+    forms, too many lines to be told apart."""
     texts = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
     for page, text in texts.items():
         page.write_text(text, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
         if f"{FIGURES.name}/{path.stem}_" in "".join(texts.values()):
-            write_figures([r for r in read_records(path) if not r["method"].startswith(PARTS)], FIGURES, path.stem)
+            records = read_records(path)
+            full = any(r["method"] == "aer" for r in records)
+            write_figures([r for r in records if not (full and r["method"].startswith(PARTS))], FIGURES, path.stem)
+    _write_differences()
+
+
+def _write_differences() -> None:
+    """Write the figures of differences: full AER by places and by methods, the presets' form by places."""
     main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
     kinds = [r for matrix in KINDS for r in read_records(RESULTS / f"{matrix}.jsonl") if r["setting"].startswith("mixed")]
     rows = forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed")))
