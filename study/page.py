@@ -89,7 +89,7 @@ def write_page() -> None:
     for page, text in texts.items():
         page.write_text(text, encoding="utf-8")
     for path in sorted(RESULTS.glob("*.jsonl")):
-        if f"{FIGURES.name}/{path.stem}_" in "".join(texts.values()):
+        if re.search(rf"{FIGURES.name}/{path.stem}_(control|outcomes)\.png", "".join(texts.values())):
             records = read_records(path)
             full = any(r["method"] == "aer" for r in records)
             write_figures([r for r in records if not (full and r["method"].startswith(PARTS))], FIGURES, path.stem)
