@@ -82,7 +82,7 @@ class Study:
             raise ValueError(f"--config must name an existing file, got {path}")
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(_completed(tree["tasks"]), _completed(tree["methods"]), tree["matrices"])
+            return cls(*(_completed(tree[name]) for name in ("tasks", "methods", "matrices")))
         except (tomllib.TOMLDecodeError, KeyError) as error:
             raise ValueError(f"{path} must hold the tables tasks, methods and matrices, got: {error}") from error
 
