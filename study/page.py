@@ -32,7 +32,7 @@ MAIN = ("compare", "robust", "advantage")
 PARTS = "aer_"
 """How the names of AER in other forms than the full one begin."""
 
-PRESETS, BESIDE = "aer_uniform_clock", ("grpo", "fixed03", "fixed10")
+PRESETS_FORM, BESIDE = "aer_uniform_clock", ("grpo", "fixed03", "fixed10")
 """AER as the presets of the trainer have it, and what ran beside it in the matrix `allocation`."""
 
 UNSEEN = ("mixes", "fresh", "large")
@@ -69,12 +69,13 @@ def table(records: Sequence[Record], kind: str) -> str:
 
 def written(page: str, results: Path = RESULTS) -> str:
     """Return the page with every table made anew from `results`: MATRIX.jsonl has the runs, MATRIX.json the conditions."""
+    runs = {path.stem: read_records(path) for path in results.glob("*.jsonl")}
 
     def replace(match: re.Match[str]) -> str:
         opening, matrices, kind, setting, scale, closing = match.groups()
         if kind == "start":
             return opening + start_table(json.loads((results / f"{matrices}.json").read_text(encoding="utf-8"))) + closing
-        records = [record for matrix in matrices.split("+") for record in read_records(results / f"{matrix}.jsonl")]
+        records = [record for matrix in matrices.split("+") for record in runs[matrix]]
         beginnings = tuple((setting or "").split("+"))
         shown = [r for r in records if r["setting"].startswith(beginnings) and scale in (None, f"{r['lr_scale']:g}")]
         return opening + table(shown, kind) + closing
@@ -88,8 +89,9 @@ def write_page() -> None:
     texts = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
     for page, text in texts.items():
         page.write_text(text, encoding="utf-8")
+    shown = set(re.findall(rf"{FIGURES.name}/(\w+)_(?:control|outcomes)\.png", "".join(texts.values())))
     for path in sorted(RESULTS.glob("*.jsonl")):
-        if re.search(rf"{FIGURES.name}/{path.stem}_(control|outcomes)\.png", "".join(texts.values())):
+        if path.stem in shown:
             records = read_records(path)
             full = any(r["method"] == "aer" for r in records)
             write_figures([r for r in records if not (full and r["method"].startswith(PARTS))], FIGURES, path.stem)
@@ -104,7 +106,7 @@ def _write_differences() -> None:
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.draw(rows, "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    forest.draw(forest.by_places(read_records(RESULTS / "allocation.jsonl"), PRESETS, BESIDE), "test", FIGURES / "presets.png")
+    forest.draw(forest.by_places(read_records(RESULTS / "allocation.jsonl"), PRESETS_FORM, BESIDE), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

@@ -22,7 +22,7 @@ from study.control import holds, phases, response_of
 from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
 from study.lock import locked
-from study.page import PRESETS, written
+from study.page import PRESETS_FORM, written
 from study.places import across_places, places_table
 from study.policies import REPORT, policy_folder, prepare
 from study.reach import reach_table
@@ -190,7 +190,7 @@ def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypa
 
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     study = Study.read()
-    matrix = study.matrix("compare", methods=[PRESETS])
+    matrix = study.matrix("compare", methods=[PRESETS_FORM])
     measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).entropy
     assert replace(measured, rho=1.0, least_weight=0.0) == EXPLORE_THEN_SETTLE, "what uniform weights do not read may differ"
     readme = (Path(__file__).parents[2] / "README.md").read_text()
