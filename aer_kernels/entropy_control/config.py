@@ -71,7 +71,7 @@ class EntropyControlConfig:
     """Share of the updates in [0, 1) before the target moves to tau_end."""
     settle_unsolved: float | None = None
     """In (0, 1): the target moves sooner than `hold` if the share of prompts that no sample solves has fallen to this part of what it was
-    at first (C9). None: it does not look."""
+    at first (C9). None: it does not look, which in docs/study.md is as good."""
     updates: int | None = None
     """Updates of the controller over the whole run, > 0; only tau_end needs it. The trainer puts its own number of steps here."""
     target: float | None = None
