@@ -33,7 +33,10 @@ PARTS = "aer_"
 """How the names of AER in other forms than the full one begin."""
 
 PRESETS_FORM, BESIDE = "aer_uniform_clock", ("grpo", "fixed03", "fixed10")
-"""AER as the presets of the trainer have it, and what ran beside it in the matrix `allocation`."""
+"""AER as the presets of the trainer have it, and what ran beside it."""
+
+PRESETS_PLACES = ("allocation", "robust_again", "advantage_again")
+"""The matrices whose places it was run at with every one of them."""
 
 UNSEEN = ("mixes", "fresh", "large")
 """Those on whose places nothing was chosen."""
@@ -48,8 +51,9 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places, against_METHOD, or
-            against_fixed (the fixed coefficient that is best on validation, at the places that all of them share).
+        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places_METHOD (beside plain
+            GRPO and the best fixed coefficient), against_METHOD, or against_fixed: the one that is best on validation, at the places that
+            all of them share.
     """
     if kind in ("control", "held"):
         return control_table(records, by_setting=kind == "control")
@@ -61,8 +65,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return tier_table(records)
     if kind == "reach":
         return reach_table(records)
-    if kind == "places":
-        return places_table(records, "test", "aer", ("grpo", best_method(records, "fixed")))
+    if kind.startswith("places_"):
+        return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
     other = kind.removeprefix("against_")
     return paired_table(records, "test", best_method(records, "fixed") if other == "fixed" else other)
 
@@ -100,13 +104,15 @@ def write_page() -> None:
 
 def _write_differences() -> None:
     """Write the figures of differences: full AER by places and by methods, the presets' form by places."""
-    main, unseen = ([r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN))
-    kinds = [r for matrix in KINDS for r in read_records(RESULTS / f"{matrix}.jsonl") if r["setting"].startswith("mixed")]
+    main, unseen, kinds, presets = (
+        [r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN, KINDS, PRESETS_PLACES)
+    )
+    kinds = [r for r in kinds if r["setting"].startswith("mixed")]
     rows = forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed")))
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.draw(rows, "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    forest.draw(forest.by_places(read_records(RESULTS / "allocation.jsonl"), PRESETS_FORM, BESIDE), "test", FIGURES / "presets.png")
+    forest.draw(forest.by_places(presets, PRESETS_FORM, BESIDE), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

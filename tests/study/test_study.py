@@ -310,10 +310,11 @@ def test_the_page_is_made_of_the_records(tmp_path):
     write_records(records, tmp_path / "raw.jsonl")
     (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
     page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
-        "start", "outcomes", "outcomes tiny", "places", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
+        "start", "outcomes", "outcomes tiny", "places_aer", "places_fixed03", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
     made = written(page, tmp_path)
     assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
     assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
+    assert "| aer, place | pairs |" in made and "| fixed03, place | pairs |" in made
     assert written(made, tmp_path) == made
 
 
