@@ -46,7 +46,8 @@ def draw(contrasts: Sequence[Contrast], split: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = list(dict.fromkeys(contrast.row for contrast in contrasts))
-    figure = Figure(figsize=(11, 0.36 * len(rows) + 1.5), layout="constrained", facecolor="white")
+    series = len({contrast.series for contrast in contrasts})
+    figure = Figure(figsize=(11, (0.18 + 0.09 * series) * len(rows) + 1.5), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(SHOWN), sharey=True, squeeze=False)
     for axes, name in zip(grid[0], SHOWN, strict=True):
         _panel(axes, contrasts, rows, split, name)
@@ -61,7 +62,7 @@ def _panel(axes: Axes, contrasts: Sequence[Contrast], rows: list[str], split: st
     for index, series in enumerate(names):
         members = [contrast for contrast in contrasts if contrast.series == series]
         values = [difference(one.records, split, name, one.ours, one.theirs) for one in members]
-        heights = [rows.index(one.row) + 0.3 * (index - (len(names) - 1) / 2) for one in members]
+        heights = [rows.index(one.row) + 0.6 * ((index + 0.5) / len(names) - 0.5) for one in members]
         means, widths = [value.mean for value in values], [value.half_width for value in values]
         axes.errorbar(means, heights, xerr=widths, fmt="o", markersize=4, capsize=2, color=COLORS[index], label=series)
     axes.axvline(0, color="#777777", linewidth=0.8)

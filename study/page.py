@@ -15,7 +15,7 @@ from pathlib import Path
 from study import forest, plots
 from study.conditions import start_table
 from study.control import has_target
-from study.places import places_table
+from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
@@ -52,8 +52,8 @@ def table(records: Sequence[Record], kind: str) -> str:
 
     Args:
         kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places_METHOD (beside plain
-            GRPO and the best fixed coefficient), against_METHOD, or against_fixed: the one that is best on validation, at the places that
-            all of them share.
+            GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed coefficient that is best at each place), against_METHOD, or
+            against_fixed. The best fixed coefficient is so on validation, at the places that all of them share.
     """
     if kind in ("control", "held"):
         return control_table(records, by_setting=kind == "control")
@@ -67,6 +67,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return reach_table(records)
     if kind.startswith("places_"):
         return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
+    if kind.startswith("tuned_"):
+        return places_table([*records, *tuned(records)], "test", kind.removeprefix("tuned_"), (TUNED,))
     other = kind.removeprefix("against_")
     return paired_table(records, "test", best_method(records, "fixed") if other == "fixed" else other)
 
@@ -112,7 +114,7 @@ def _write_differences() -> None:
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.draw(rows, "test", FIGURES / "places.png")
     forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    forest.draw(forest.by_places(presets, PRESETS_FORM, BESIDE), "test", FIGURES / "presets.png")
+    forest.draw(forest.by_places([*presets, *tuned(presets)], PRESETS_FORM, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

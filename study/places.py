@@ -6,9 +6,21 @@ from collections.abc import Sequence
 
 from study.records import Record, by_place
 from study.statistics import Estimate, estimate
-from study.tables import difference, shown_difference
+from study.tables import best_method, difference, shown_difference
 
 SHOWN = ("hard pass@1", "hard pass@16", "easy pass@1")
+
+TUNED = "fixed, tuned to each place"
+
+
+def tuned(records: Sequence[Record]) -> list[Record]:
+    """Return the runs of the fixed coefficient that is best on validation at its own place, as those of one method: what a search for the
+    coefficient at every place would get."""
+    found = []
+    for members in by_place(records).values():
+        best = best_method(members, "fixed")
+        found += [record | {"method": TUNED} for record in members if record["method"] == best]
+    return found
 
 
 def across_places(records: Sequence[Record], split: str, name: str, ours: str, theirs: str) -> Estimate:

@@ -23,7 +23,7 @@ from study.held_out import pass_at
 from study.jobs import run_job, run_matrix
 from study.lock import locked
 from study.page import PRESETS_FORM, written
-from study.places import across_places, places_table
+from study.places import TUNED, across_places, places_table, tuned
 from study.policies import REPORT, policy_folder, prepare
 from study.reach import reach_table
 from study.records import DONE, by_place, read_records, write_records
@@ -310,7 +310,7 @@ def test_the_page_is_made_of_the_records(tmp_path):
     write_records(records, tmp_path / "raw.jsonl")
     (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
     page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
-        "start", "outcomes", "outcomes tiny", "places_aer", "places_fixed03", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
+        "start", "outcomes", "outcomes tiny", "places_aer", "places_fixed03", "tuned_aer", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
     made = written(page, tmp_path)
     assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
     assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
@@ -335,6 +335,11 @@ def test_places_are_units_of_their_own(tmp_path):
     rows = places_table(records, "test", "aer", ["grpo"]).splitlines()
     assert rows[2].startswith("| many | 4 | **+0.250 ± 0.000** |") and rows[3].startswith("| one | 1 | -0.750 |")
     assert rows[4].startswith("| all runs | 5 | +0.050 ± 0.555 |") and rows[5].startswith("| places as units | 2 | -0.250 ± 6.353 |")
+    better = {"many": "fixed10", "one": "fixed30"}
+    fixed = [r | {"method": method, "right": {"validation": {"hard": [2 * (better[r["setting"]] == method)] * 2, "easy": [0, 0]}, "test": r["right"]["test"]}}
+             for r in records if r["method"] == "grpo" for method in ("fixed10", "fixed30")]  # fmt: skip
+    assert [(r["setting"], r["method"]) for r in tuned(fixed)] == [("many", TUNED)] * 4 + [("one", TUNED)]
+    assert all(r["right"]["validation"]["hard"] == [2, 2] for r in tuned(fixed)), "the one that is best at its place"
     contrasts = forest.by_places(records, "aer", ["grpo"]) + forest.by_methods(records, "aer")
     assert [(c.row, c.series) for c in contrasts] == [
         *((row, "aer - grpo") for row in ("many", "one", "all 2 places")),
