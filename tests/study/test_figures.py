@@ -1,0 +1,47 @@
+"""From records to figures: what is drawn is what was recorded."""
+
+import pytest
+
+from study import forest, plots
+from tests.study.samples import record
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, as they are drawn."""
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def test_intervals_are_drawn_where_they_lie(drawn, tmp_path):
+    """Two runs, .125 and .375 ahead; a series a colour, one below the other in the row of its place."""
+    records = [record(method, seed, [right, right], [4, 4]) for method, rights in (("grpo", (0, 0)), ("fixed10", (2, 2)), ("aer", (1, 2)))
+               for seed, right in enumerate(rights)]  # fmt: skip
+    forest.draw(forest.by_places(records, "aer", ["grpo", "fixed10"]), "test", tmp_path / "forest.png")
+    (hard, *_) = drawn[0].axes
+    assert hard.get_title() == "hard pass@1, difference" and [tick.get_text() for tick in hard.get_yticklabels()] == [
+        "tiny",
+        "all 1 places",
+    ]
+    for bars, mean, height in zip(hard.containers, (0.375, -0.125), (-0.15, 0.15), strict=True):
+        line, _, (ends,) = bars.lines
+        assert line.get_xdata() == pytest.approx([mean] * 2) and line.get_ydata() == pytest.approx([height, 1 + height])
+        assert ends.get_segments()[0][:, 0] == pytest.approx([mean - 12.7062 * 0.125, mean + 12.7062 * 0.125], rel=1e-4)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["aer - grpo", "aer - fixed10"]
+
+
+def test_curves_are_drawn_as_they_were_recorded(drawn, tmp_path):
+    """A line a method: means over the runs that did not diverge; a line a run: smoothed entropy over its target, and the band."""
+    records = [record("aer", 0, [1, 1], [4, 4]), record("aer", 1, [2, 2], [4, 4]), record("aer", 2, [4, 4], [4, 4], diverged="nan"),
+               record("grpo", 0, [0, 0], [3, 3], target=None)]  # fmt: skip
+    plots.outcomes(records, "test", tmp_path / "outcomes.png")
+    hard, easy, entropy, coefficient = drawn[0].axes
+    assert [line.get_label() for line in hard.lines] == ["aer", "grpo"]
+    assert hard.lines[0].get_xdata()[0] == 1 and hard.lines[0].get_ydata()[0] == pytest.approx(0.375)
+    assert easy.lines[1].get_ydata()[0] == 0.75 and list(coefficient.lines[0].get_ydata()) == [0.1] * 3
+    assert list(entropy.lines[0].get_ydata()) == pytest.approx([2.0, 1.5, 4 / 3]) and entropy.get_ylim() == (0, 4)
+    plots.step_responses(records[:2], tmp_path / "control.png")
+    over_target, coefficients = drawn[1].axes
+    assert [list(line.get_ydata()) for line in over_target.lines] == [pytest.approx([2.0, 1.5, 4 / 3])] * 2 and len(coefficients.lines) == 2
+    assert over_target.patches[0].get_extents().transformed(over_target.transData.inverted()).intervaly == pytest.approx([0.8, 1.2])
