@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from aer_kernels.objectives.policy import ObjectiveConfig
+from aer_kernels.objectives.aggregation import Weighting
+from aer_kernels.objectives.policy import Divergence, Objective, PolicyInputs, Surrogate
 from aer_kernels.operators import HeadArguments
+from aer_kernels.reference import rollout_weights
 from aer_kernels.validate import (
     IMPLEMENTATIONS,
     check_at_least,
@@ -35,22 +37,19 @@ def check_common(impl: str, temperature: float | Tensor, softcap: float | None, 
     check_positive("memory_budget", memory_budget)
 
 
-def objective_config(
-    objective: str, clip_low: float, clip_high: float, dual_clip: float | None, kl_coef: float, ref_logprobs: Tensor | None
-) -> ObjectiveConfig:
+def make_surrogate(objective: str, clip_low: float, clip_high: float, dual_clip: float | None, kl: str, rollout_cap: float) -> Surrogate:
     """The constants of the objective, checked."""
-    check_choice("objective", objective, ("ppo", "cispo"))
+    check_choice("objective", objective, get_args(Objective))
+    check_choice("kl", kl, get_args(Divergence))
     check_at_least("clip_low", clip_low, 0)
     check_at_least("clip_high", clip_high, 0)
-    check_at_least("kl_coef", kl_coef, 0)
+    check_positive("rollout_cap", rollout_cap)
     if dual_clip is not None:
         if not dual_clip > 1:
             raise ValueError(f"dual_clip must be > 1 or None, got {dual_clip}")
         if objective != "ppo":
             raise ValueError(f"dual_clip must be None for objective={objective!r}, got {dual_clip}")
-    if kl_coef > 0 and ref_logprobs is None:
-        raise ValueError(f"ref_logprobs must be given when kl_coef > 0, got None with kl_coef={kl_coef}")
-    return ObjectiveConfig(objective, clip_low, clip_high, dual_clip, kl_coef)  # type: ignore[arg-type]
+    return Surrogate(objective, clip_low, clip_high, dual_clip, kl, rollout_cap)  # type: ignore[arg-type]
 
 
 def check_row_tol(row_tol: float | None, batch_invariant: bool) -> None:
@@ -82,6 +81,8 @@ def prepare_head(
     lora_scale: float,
     temperature: float | Tensor,
     softcap: float | None,
+    floor: Tensor | None,
+    floor_scope: str,
     loss_mask: Tensor | None,
     ignore_index: int,
     main_grad: Tensor | None,
@@ -108,6 +109,7 @@ def prepare_head(
     if vocab_group is not None:
         start = first_row(whole_weight, weight, vocab_group, debug_checks) if vocab_start is None else vocab_start
     tokens = find_tokens(targets, loss_mask, ignore_index, temperature, start, vocab_size, debug_checks, hidden.dtype)
+    floors = tokens.floor(floor, floor_scope, targets, hidden.dtype, debug_checks)
     flat = hidden.reshape(-1, hidden.shape[-1])
     lora_hidden = None if lora_a is None else (flat @ lora_a.T) * lora_scale
     inputs = (flat, weight, lora_hidden, lora_b, bias)
@@ -118,8 +120,10 @@ def prepare_head(
         targets=tokens.targets,
         keep=tokens.keep,
         token_temperature=tokens.token_temperature,
+        floor=floors,
         temperature=tokens.temperature,
         softcap=softcap,
+        entropy_floor=floor_scope == "entropy",
         impl=impl,
         memory_budget=memory_budget,
         select_rows=select_rows,
@@ -177,9 +181,70 @@ class Tokens:
     """(N,), or None for `temperature`."""
     temperature: float
 
+    def floor(self, floor: Tensor | None, scope: str, like: Tensor, dtype: torch.dtype, debug_checks: bool | None) -> Tensor | None:
+        """The floor of each token, (N,), -inf at tokens that do not count."""
+        check_choice("floor_scope", scope, ("all", "entropy"))
+        if floor is None:
+            return None
+        found = per_token("floor", floor, like).to(torch.promote_types(dtype, torch.float32))
+        if checks_values(debug_checks, like.device) and bool((self.keep & ~(found < torch.inf)).any()):
+            raise ValueError("floor must be below infinity, so that every row keeps a logit, got NaN or infinity")
+        return torch.where(self.keep, found, -torch.inf)
+
+    def check_kept(self, entropy: Tensor, logprobs: Tensor, debug_checks: bool | None) -> None:
+        """Raise ValueError where the floor of the entropy has left a row without a logit (a device read on a GPU)."""
+        if checks_values(debug_checks, entropy.device) and bool((self.keep & entropy.isnan() & ~logprobs.isnan()).any()):
+            raise ValueError("floor must leave every row at least one logit, got one above all of a row")
+
     def clean(self, name: str, value: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
         """A per-token input of the user, flat, with 0 at tokens that do not count, whatever it holds there."""
         return torch.where(self.keep, per_token(name, value, like).to(dtype), 0.0)
+
+
+def policy_inputs(
+    tokens: Tokens,
+    targets: Tensor,
+    weighting: Weighting,
+    rollout_cap: float,
+    dtype: torch.dtype,
+    *,
+    advantages: Tensor,
+    importance_weights: Tensor | None,
+    entropy_coef: float | Tensor,
+    kl_coef: float | Tensor,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    rollout_logprobs: Tensor | None,
+) -> PolicyInputs:
+    """Check the per-token inputs of the policy loss, and bring them into the form that objectives take."""
+
+    def clean(name: str, value: Tensor | None) -> Tensor | None:
+        return None if value is None else tokens.clean(name, value, targets, dtype)
+
+    def coefficient(name: str, value: float | Tensor) -> Tensor:
+        given = value if isinstance(value, Tensor) else torch.full((), float(value), dtype=dtype, device=targets.device)
+        return tokens.clean(name, given, targets, dtype)
+
+    if not isinstance(kl_coef, Tensor):
+        check_at_least("kl_coef", kl_coef, 0)
+    diverges = isinstance(kl_coef, Tensor) or kl_coef > 0
+    if diverges and ref_logprobs is None:
+        raise ValueError("ref_logprobs must be given with kl_coef, got None")
+    old, rollout = clean("old_logprobs", old_logprobs), clean("rollout_logprobs", rollout_logprobs)
+    advantage = tokens.clean("advantages", advantages, targets, dtype)
+    if importance_weights is not None:
+        advantage = advantage * tokens.clean("importance_weights", importance_weights, targets, dtype)
+    if old is not None and rollout is not None:
+        advantage, rollout = advantage * rollout_weights(old, rollout, rollout_cap), None
+    return PolicyInputs(
+        advantage,
+        weighting.weights,
+        coefficient("entropy_coef", entropy_coef) * weighting.entropy_ratio,
+        old,
+        clean("ref_logprobs", ref_logprobs),
+        coefficient("kl_coef", kl_coef) if diverges else None,
+        rollout,
+    )
 
 
 def find_tokens(

@@ -20,8 +20,12 @@ class FusedLMHead(nn.Linear):
         head.add_lora(rank=16, alpha=32.0)                               # from here on, train a low-rank update of a frozen head
 
     Args:
-        in_features, out_features, bias, device, dtype: as nn.Linear (D, V).
-        softcap: > 0 or None: final logit softcap, applied in all three forms.
+        in_features: D, as in nn.Linear.
+        out_features: V, as in nn.Linear.
+        bias: as in nn.Linear.
+        device: as in nn.Linear.
+        dtype: as in nn.Linear.
+        softcap: final logit softcap, > 0, applied in all three forms. None is none.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class FusedLMHead(nn.Linear):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, softcap: float | None = None) -> FusedLMHead:
-        """A fused head over the very parameters of `linear`."""
+        """Return a fused head over the very parameters of `linear`."""
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"linear must be an nn.Linear, got {type(linear).__name__}")
         head = cls(linear.in_features, linear.out_features, linear.bias is not None, device="meta", softcap=softcap)
@@ -63,7 +67,7 @@ class FusedLMHead(nn.Linear):
     def forward(  # type: ignore[override]
         self, hidden: Tensor, targets: Tensor | None = None, *, advantages: Tensor | None = None, **options: Any
     ) -> Tensor | LogprobsOutput | PolicyLossOutput:
-        """Logits without targets; `fused_logprobs` with targets; `fused_policy_loss` with targets and advantages.
+        """Return logits without targets, `fused_logprobs` with targets, and `fused_policy_loss` with targets and advantages.
 
         `options` are those of the function that is called, without bias and softcap, which belong to the head.
         """

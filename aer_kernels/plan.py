@@ -157,14 +157,18 @@ def plan_policy_loss(
     One chunk needs no fp32 grad_weight sum, so it is taken whenever it fits, or costs no more memory than chunking does.
 
     Args:
-        num_tokens, vocab_size, hidden_size: N, V, D.
-        dtype: of hidden and weight.   device: where they are.
+        num_tokens: N.
+        vocab_size: V.
+        hidden_size: D.
+        dtype: of hidden and weight.
+        device: where hidden and weight are.
         scratch_copies: copies of a row group that the row operations make. None: those of Triton (0) on a GPU, else those of PyTorch.
-        needs_grad_hidden, needs_grad_weight: which gradients are wanted; a missing one drops its product.
+        needs_grad_hidden: whether the gradient of hidden is wanted; without it its product is dropped.
+        needs_grad_weight: the same for the gradient of weight.
         batch_invariant: as in `fused_policy_loss`.
         memory_budget: bound on the workspace in bytes; None lets the planner choose.
     Raises:
-        ValueError - the budget is too small for one row.
+        ValueError: the budget is too small for one row.
     """
     costs = _Costs.of(vocab_size, hidden_size, dtype, torch.device(device), scratch_copies)
     rows_fixed = invariant_rows(torch.device(device)) if batch_invariant else 0

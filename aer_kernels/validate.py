@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -129,7 +128,7 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_tensor(name: str, value: object) -> None:
-    """A torch.Tensor."""
+    """Check that a value is a torch.Tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
@@ -151,19 +150,6 @@ def check_impl(impl: str, device: torch.device) -> None:
     """An implementation that works on this device."""
     if impl == "triton" and device.type == "cpu" and os.environ.get("TRITON_INTERPRET", "0") != "1":
         raise ValueError(f"impl='triton' must be given CUDA tensors (or run with TRITON_INTERPRET=1), got tensors on {device}")
-
-
-def row_backend(impl: str, device: torch.device) -> ModuleType:
-    """The row operations for an implementation other than reference. Nothing falls back silently."""
-    if impl == "torch" or (impl == "auto" and device.type == "cpu"):
-        from aer_kernels import torch_rows
-
-        return torch_rows
-    try:
-        from aer_kernels import kernels
-    except ImportError as error:
-        raise ImportError("impl='triton' needs Triton: pip install triton, or use impl='torch'") from error
-    return kernels
 
 
 def _float_dtype(name: str, value: Tensor, impl: str) -> None:

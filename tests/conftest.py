@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-LANES_WITHOUT_INTERPRETER = ("compile", "gpu", "vllm")
+LANES_WITHOUT_INTERPRETER = ("compile", "gpu", "vllm", "verl", "package")
 
 
 def pytest_configure(config: pytest.Config) -> None:

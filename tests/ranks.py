@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from aer_train import dist
 
 CPU = torch.device("cpu")
 TIMEOUT = 240.0
-PRELOAD = ["aer_train.trainer", "aer_train.eval_run", "torch.distributed.fsdp", "transformers.models.qwen2", "transformers.models.qwen3"]
+PRELOAD = [
+    "aer_train.trainer",
+    "aer_train.evaluation.folder",
+    "torch.distributed.fsdp",
+    "transformers.models.qwen2",
+    "transformers.models.qwen3",
+]
 """Imported once for all processes."""
 
 
@@ -26,9 +32,9 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def spawn(job: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[Any]:
-    """Run job(*args) on every rank, and return what each returned."""
-    multiprocessing.set_forkserver_preload(PRELOAD)
+def spawn(job: Callable[..., Any], world: int, folder: Path, *args: Any, preload: Sequence[str] = PRELOAD) -> list[Any]:
+    """Run job(*args) on every rank, and return what each returned. The first call says what is preloaded."""
+    multiprocessing.set_forkserver_preload(list(preload))
     mp.start_processes(_worker, (job, world, free_port(), str(folder), args), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
@@ -38,3 +44,4 @@ def _worker(rank: int, job: Callable[..., Any], world: int, port: int, folder: s
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     with dist.joined(CPU, TIMEOUT):
         torch.save(job(*args), f"{folder}/{rank}.pt")
+        dist.barrier()  # rank 0 holds the store: gone first, it can take the others' threads down with it

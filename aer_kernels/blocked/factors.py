@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aer_kernels.blocked import gemm
 from aer_kernels.blocked.selection import Selection
-from aer_kernels.statistics import Logits
+from aer_kernels.statistics import Tempering
 
 
 class Factor(NamedTuple):
@@ -54,7 +54,7 @@ class Head:
     selection: Selection
     targets: Tensor
     """(size,) int64, one for each row of the selection, counted from the first vocabulary row that is here."""
-    logits: Logits
+    tempering: Tempering
     """With a per-token temperature of `size` entries."""
     backend: ModuleType
     group: str | None = None

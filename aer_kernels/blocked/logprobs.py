@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aer_kernels.blocked import gemm
-from aer_kernels.blocked.head import Head, HeadGradients, HeadNeeds
+from aer_kernels.blocked.factors import Head, HeadGradients, HeadNeeds
 from aer_kernels.blocked.memory import BlockMemory, block_of, blocks, logit_blocks, scratch_like
 from aer_kernels.blocked.parallel import merge_statistics, start_sum
 from aer_kernels.plan import Plan
@@ -20,16 +20,16 @@ def forward_statistics(head: Head, plan: Plan, cache: Tensor | None = None) -> R
     """Softmax statistics of every row, 2 n*V*D FLOPs. The raw logits of the first rows are kept in `cache` (C, >= V) where there is one."""
     dtype = gemm.statistics_dtype(head.dtype)
     size, vocab = head.selection.size, head.vocab_size
-    stats = RowStatistics.empty(size, dtype, head.like.device)
+    stats = RowStatistics.empty(size, dtype, head.like.device, head.tempering.num_statistics)
     flat = scratch_like(min(plan.row_block, size), min(plan.vocab_block, vocab), dtype, head.like)
     num_cached = 0 if cache is None else min(cache.shape[0], size)
     for r in _row_blocks(size, plan.row_block, num_cached):
-        hidden, part, targets, logits = head.hidden_of(r), stats.part(r), head.targets[r], head.logits.part(r)
+        hidden, part, targets, tempering = head.hidden_of(r), stats.part(r), head.targets[r], head.tempering.part(r)
         for v in blocks(vocab, plan.vocab_block):
             kept = cache is not None and r.stop <= num_cached
             raw = cache[r, v] if kept else block_of(flat, r.stop - r.start, v.stop - v.start)  # type: ignore[index]
             head.logits_(raw, hidden, v)
-            head.backend.update_statistics(raw, part, targets, logits, v.start)
+            head.backend.update_statistics(raw, part, targets, tempering, v.start)
     return merge_statistics(stats, head.group)
 
 
@@ -91,7 +91,7 @@ def _write_d_logits(
             head.logits_(raw, tuple(x[inner] for x in hidden), columns)
         grads = (None if g is None else g[outer] for g in (upstream.grad_logprobs, upstream.grad_entropy))
         head.backend.d_logits(
-            raw, d[inner], upstream.stats.part(outer), *grads, head.targets[outer], head.logits.part(outer), columns.start
+            raw, d[inner], upstream.stats.part(outer), *grads, head.targets[outer], head.tempering.part(outer), columns.start
         )
 
 

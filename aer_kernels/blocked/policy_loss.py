@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from aer_kernels.blocked import gemm
-from aer_kernels.blocked.head import Head, HeadGradients, HeadNeeds
+from aer_kernels.blocked.factors import Head, HeadGradients, HeadNeeds
 from aer_kernels.blocked.memory import BlockMemory, blocks, logit_blocks
 from aer_kernels.blocked.parallel import merge_statistics, start_sum
-from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, policy_tokens
+from aer_kernels.objectives.policy import PolicyInputs, Surrogate, policy_tokens
 from aer_kernels.plan import Plan, moved_rows, product_rows
 from aer_kernels.statistics import RowStatistics
 
@@ -22,18 +22,18 @@ class PolicyGradients(NamedTuple):
 
     stats: RowStatistics
     gradients: HeadGradients
-    """In `held_dtype`."""
+    """In `stored_dtype`."""
     dropped: Tensor
     """0-dim: bound on the L1 norm of the d_logits that `tolerance` left out."""
 
 
-def held_dtype(dtype: torch.dtype) -> torch.dtype:
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of gradients from the forward to the backward pass: that of the parameter, but fp32 for fp16, whose range is too small."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 def policy_gradients(
-    head: Head, plan: Plan, inputs: PolicyInputs, config: ObjectiveConfig, needs: HeadNeeds, tolerance: Tensor | None
+    head: Head, plan: Plan, inputs: PolicyInputs, surrogate: Surrogate, needs: HeadNeeds, tolerance: Tensor | None
 ) -> PolicyGradients:
     """Statistics of every row, and gradients of the sum of `PolicyTokens.loss`, 6 n*V*D FLOPs.
 
@@ -41,7 +41,7 @@ def policy_gradients(
     device is not asked); 0 leaves out exactly those without a gradient, such as clipped ratios.
     """
     size = head.selection.size
-    stats = RowStatistics.empty(size, gemm.statistics_dtype(head.dtype), head.like.device)
+    stats = RowStatistics.empty(size, gemm.statistics_dtype(head.dtype), head.like.device, head.tempering.num_statistics)
     sums = _GradientSums(head, plan, needs)
     memory = BlockMemory(min(plan.grad_rows, size), head.vocab_size, plan.tail_rows, head.like)
     slopes = torch.empty_like(stats.maximum)
@@ -53,7 +53,7 @@ def policy_gradients(
             outer = slice(chunk.start + inner.start, chunk.start + inner.stop)
             raw = memory.logits(d[inner])
             head.logits_(raw, tuple(x[inner] for x in hidden), slice(0, head.vocab_size))
-            _rows(head, raw, d[inner], stats.part(outer), slopes[outer], outer, inputs.part(outer), config)
+            _rows(head, raw, d[inner], stats.part(outer), slopes[outer], outer, inputs.part(outer), surrogate)
         if tolerance is None:
             sums.add(chunk, d, hidden)
         else:
@@ -65,17 +65,17 @@ def policy_gradients(
 
 
 def _rows(
-    head: Head, raw: Tensor, out: Tensor, stats: RowStatistics, slopes: Tensor, rows: slice, inputs: PolicyInputs, config: ObjectiveConfig
+    head: Head, raw: Tensor, out: Tensor, stats: RowStatistics, slopes: Tensor, rows: slice, inputs: PolicyInputs, surrogate: Surrogate
 ) -> None:
     """d_logits of complete rows into out, their statistics and d(loss)/d(logprobs) into stats and slopes."""
-    logits, targets = head.logits.part(rows), head.targets[rows]
+    tempering, targets = head.tempering.part(rows), head.targets[rows]
     if head.group is None:
-        head.backend.policy_rows(raw, out, stats, slopes, targets, logits, inputs, config)
+        head.backend.policy_rows(raw, out, stats, slopes, targets, tempering, inputs, surrogate)
         return
-    head.backend.update_statistics(raw, stats, targets, logits, 0)
+    head.backend.update_statistics(raw, stats, targets, tempering, 0)
     stats.copy_(merge_statistics(stats, head.group))
-    slopes.copy_(policy_tokens(stats.logprobs(), stats.entropy(), inputs, config).grad_logprobs)
-    head.backend.d_logits(raw, out, stats, slopes, -inputs.entropy_weights, targets, logits, 0)
+    slopes.copy_(policy_tokens(stats.logprobs(), stats.entropy(), inputs, surrogate).grad_logprobs)
+    head.backend.d_logits(raw, out, stats, slopes, -inputs.entropy_weights, targets, tempering, 0)
 
 
 def _l1_bound(stats: RowStatistics, slope: Tensor, entropy_weights: Tensor) -> Tensor:
@@ -89,10 +89,10 @@ class _GradientSums:
     def __init__(self, head: Head, plan: Plan, needs: HeadNeeds) -> None:
         self.head = head
         self.product_rows = plan.row_block if plan.batch_invariant else product_rows(head.like.device)
-        dtype, held = gemm.statistics_dtype(head.dtype), held_dtype(head.dtype)
+        dtype, stored = gemm.statistics_dtype(head.dtype), stored_dtype(head.dtype)
         self.once, self.started = plan.grad_rows >= head.selection.size > 0, False
         self.hidden = [torch.zeros_like(f.hidden) if n else None for f, n in zip(head.factors, needs.hidden, strict=True)]
-        summed = held if self.once else dtype
+        summed = stored if self.once else dtype
         self.weight = [torch.empty_like(f.weight, dtype=summed) if n else None for f, n in zip(head.factors, needs.weight, strict=True)]
         self.bias = head.like.new_zeros(head.vocab_size, dtype=dtype) if needs.bias else None
 
@@ -146,12 +146,12 @@ class _GradientSums:
         return store
 
     def finish(self) -> HeadGradients:
-        """The gradients, the weights' rounded once to the dtype they are held in."""
-        held = held_dtype(self.head.dtype)
+        """The gradients, the weights' rounded once to the dtype they are stored in."""
+        stored = stored_dtype(self.head.dtype)
         if not self.started:
             for w in (w for w in self.weight if w is not None):
                 w.zero_()
-        return HeadGradients(tuple(self.hidden), tuple(None if w is None else w.to(held) for w in self.weight), self.bias)
+        return HeadGradients(tuple(self.hidden), tuple(None if w is None else w.to(stored) for w in self.weight), self.bias)
 
 
 def _part(tokens: slice | Tensor, rows: slice) -> slice | Tensor:

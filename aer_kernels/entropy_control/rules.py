@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
@@ -41,14 +42,21 @@ class Seen(NamedTuple):
         """e of (C4)."""
         return (self.target - self.smoothed) / self.target
 
+    @property
+    def side(self) -> int:
+        """sgn(H* - Hbar): 1 below the target, -1 above it, 0 at it."""
+        return (self.smoothed < self.target) - (self.smoothed > self.target)
+
 
 class Rule(Protocol):
-    """A rule: coefficient <- next(what was seen)."""
+    """A rule: number <- next(what was seen). All that it remembers is in its state."""
 
     state: State
+    needs_slopes: bool
+    """Whether it needs `Seen.slopes`."""
 
-    def next(self, seen: Seen, coef: float) -> float:
-        """Return the coefficient of the next update, before it is clipped to its bounds; `coef` is the present one."""
+    def next(self, seen: Seen, value: float) -> float:
+        """Return the number of the next update, before it is clipped to its bounds; `value` is the present one."""
 
 
 def make_rule(config: EntropyControlConfig) -> Rule:
@@ -63,28 +71,32 @@ def make_rule(config: EntropyControlConfig) -> Rule:
         return LogPI(kp, ki, config)
     if config.kind == "self_tuned":
         return SelfTuned()
-    return Simple(kp, ki, config)
+    if config.kind == "bang_bang":
+        return Plain(lambda seen, coef: coef + (config.step if seen.entropy <= seen.target else -config.step))
+    if config.kind == "proportional":
+        return Plain(lambda seen, coef: kp * max(0.0, seen.target - seen.entropy))
+    if config.kind == "integral":
+        return Plain(lambda seen, coef: coef + ki * (seen.target - seen.entropy))
+    return Plain(lambda seen, coef: coef)
 
 
-class Simple:
-    """The rules without memory. bang_bang: +- step. proportional and integral: of the error in nats. fixed, off: nothing moves."""
+class Plain:
+    """A rule without memory: a function of what was seen and of the present number."""
 
-    def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
+    needs_slopes = False
+
+    def __init__(self, function: Callable[[Seen, float], float]) -> None:
         self.state: State = {}
-        self._kind, self._kp, self._ki, self._step = config.kind, kp, ki, config.step
+        self._function = function
 
-    def next(self, seen: Seen, coef: float) -> float:
-        if self._kind == "bang_bang":
-            return coef + (self._step if seen.entropy <= seen.target else -self._step)
-        if self._kind == "proportional":
-            return self._kp * max(0.0, seen.target - seen.entropy)
-        if self._kind == "integral":
-            return coef + self._ki * (seen.target - seen.entropy)
-        return coef
+    def next(self, seen: Seen, value: float) -> float:
+        return self._function(seen, value)
 
 
 class PI:
     """(C4)-(C6)."""
+
+    needs_slopes = False
 
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         self.state: State = {"integral": 0.0}
@@ -108,6 +120,8 @@ class PI:
 class Balance(PI):
     """(C10)-(C12)."""
 
+    needs_slopes = True
+
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         super().__init__(kp, ki, config)
         self.state["slopes"] = [0.0, 0.0]
@@ -129,6 +143,7 @@ class LogPI:
     """PI on log alpha between FLOOR and max_coef, with anti-windup and a brake: BRAKE times Hbar's last relative change is taken off."""
 
     FLOOR, BRAKE = 1e-2, 5.0
+    needs_slopes = False
 
     def __init__(self, kp: float, ki: float, config: EntropyControlConfig) -> None:
         self._low, self._high = math.log(min(self.FLOOR, config.max_coef)), math.log(config.max_coef)
@@ -153,6 +168,7 @@ class SelfTuned:
     forgets, and alpha is chosen so that the predicted change closes PULL of the gap to the target."""
 
     PULL, FORGET, NOISE, SMALLEST_GAIN = 0.2, 0.95, 4e-4, 0.02
+    needs_slopes = False
 
     def __init__(self) -> None:
         self.state: State = {"last": None, "model": [-0.01, 0.1], "covariance": [1e-4, 0.0, 1e-2]}

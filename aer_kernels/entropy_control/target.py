@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aer_kernels.entropy_control.config import EntropyControlConfig
+from aer_kernels.entropy_control.aim import AimConfig
 from aer_kernels.entropy_control.smoothing import smoothed
 
 UNSOLVED_EMA = 0.9
@@ -17,7 +17,7 @@ UNSOLVED_FIRST = 10
 class Target:
     """H* in nats (C2), moved by (C8). All that it remembers is in `state`, plain numbers."""
 
-    def __init__(self, config: EntropyControlConfig) -> None:
+    def __init__(self, config: AimConfig) -> None:
         self.state: dict[str, Any] = {"unsolved": 0.0, "unsolved_initial": None, "settles_from": None}
         self._config = config
 

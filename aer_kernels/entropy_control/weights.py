@@ -6,9 +6,12 @@ from torch import Tensor
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
 
+WEIGHT_FLOOR = 0.05
+"""Smallest divisor of the weights."""
+
 
 def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig, relative_entropy: Tensor | None) -> Tensor:
-    """Return w(q) (C1), divided by its mean over the prompts when `normalize_weights` is set (C7).
+    """Return w(q) (C1), divided by its mean over the prompts (C7), so that alpha's scale does not move with accuracy.
 
     Args:
         accuracy: (P,) fp32, mean verified reward of each prompt's samples, in [0, 1].
@@ -19,9 +22,7 @@ def difficulty_weights(accuracy: Tensor, config: EntropyControlConfig, relative_
         weights = weights.masked_fill(accuracy <= 0, 0.0)
     if config.surplus is not None and relative_entropy is not None:
         weights = weights * (1.0 - (relative_entropy - 1.0) / config.surplus).clamp(0.0, 1.0)
-    if config.normalize_weights and weights.numel():
-        weights = weights / weights.mean().clamp(min=config.weight_floor)
-    return weights
+    return weights / weights.mean().clamp(min=WEIGHT_FLOOR) if weights.numel() else weights
 
 
 def held_weights(accuracy: Tensor, config: EntropyControlConfig) -> Tensor:

@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aer_kernels.kernels.launch import logits_arguments, on_device, row_launch
+from aer_kernels.kernels.launch import on_device, row_launch, tempering_arguments
 from aer_kernels.kernels.primitives import store_d_logits
-from aer_kernels.statistics import Logits, RowStatistics
+from aer_kernels.statistics import RowStatistics, Tempering
 
 
 @triton.jit
@@ -20,10 +20,12 @@ def _d_logits_kernel(
     targets_ptr,
     bias_ptr,
     temperature_ptr,
+    floor_ptr,
     m_ptr,
     s_ptr,
     t_ptr,
     z_y_ptr,
+    k_ptr,
     grad_logprobs_ptr,
     grad_entropy_ptr,
     num_columns,
@@ -37,6 +39,7 @@ def _d_logits_kernel(
     HAS_SOFTCAP: tl.constexpr,
     HAS_TEMPERATURE: tl.constexpr,
     PER_TOKEN_TEMPERATURE: tl.constexpr,
+    FLOOR: tl.constexpr,
     HAS_KEEP: tl.constexpr,
     HAS_GRAD_LOGPROBS: tl.constexpr,
     HAS_GRAD_ENTROPY: tl.constexpr,
@@ -52,6 +55,10 @@ def _d_logits_kernel(
         temperature = tl.load(temperature_ptr + n)
     s = tl.load(s_ptr + n)
     log_s = tl.log(s)
+    k, log_k = s, log_s
+    if FLOOR == "entropy":
+        k = tl.load(k_ptr + n)
+        log_k = tl.log(k)
     store_d_logits(
         raw_ptr + n * raw_stride,
         out_ptr + n * out_stride,
@@ -63,13 +70,16 @@ def _d_logits_kernel(
         tl.load(m_ptr + n),
         log_s,
         tl.load(z_y_ptr + n),
-        tl.maximum(log_s - tl.load(t_ptr + n) / s, 0.0),
+        tl.maximum(log_k - tl.load(t_ptr + n) / k, 0.0),
         tl.load(grad_logprobs_ptr + n) if HAS_GRAD_LOGPROBS else 0.0,
         tl.load(grad_entropy_ptr + n) if HAS_GRAD_ENTROPY else 0.0,
+        log_k,
+        tl.load(floor_ptr + n) if FLOOR != "none" else 0.0,
         BLOCK,
         HAS_BIAS,
         HAS_SOFTCAP,
         HAS_TEMPERATURE,
+        FLOOR,
     )
 
 
@@ -80,7 +90,7 @@ def d_logits(
     grad_logprobs: Tensor | None,
     grad_entropy: Tensor | None,
     targets: Tensor,
-    logits: Logits,
+    tempering: Tempering,
     v_start: int,
     keep: Tensor | None = None,
 ) -> None:
@@ -104,6 +114,7 @@ def d_logits(
             s_ptr=stats.sum_exp,
             t_ptr=stats.sum_centred,
             z_y_ptr=stats.target_logit,
+            k_ptr=stats.mass,
             grad_logprobs_ptr=raw if grad_logprobs is None else grad_logprobs,
             grad_entropy_ptr=raw if grad_entropy is None else grad_entropy,
             num_columns=raw.shape[1],
@@ -112,8 +123,8 @@ def d_logits(
             HAS_KEEP=keep is not None,
             HAS_GRAD_LOGPROBS=grad_logprobs is not None,
             HAS_GRAD_ENTROPY=grad_entropy is not None,
-            **logits_arguments(logits, raw, v_start),
-            **row_launch(raw.shape[1]),
+            **tempering_arguments(tempering, raw, v_start),
+            **row_launch(raw.shape[1], tempering.floor is not None),
         )
     if truncates:
         out.copy_(stored)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aer_kernels.backends import row_backend
+from aer_kernels.blocked.factors import Factor, Head, HeadGradients, HeadNeeds
 from aer_kernels.blocked.gemm import statistics_dtype
-from aer_kernels.blocked.head import Factor, Head, HeadGradients, HeadNeeds
 from aer_kernels.blocked.selection import Selection, everything, nothing, select
+from aer_kernels.objectives.policy import PolicyInputs, Surrogate
 from aer_kernels.plan import Plan, invariant_rows, plan_logprobs, plan_policy_loss
-from aer_kernels.statistics import Logits
-from aer_kernels.validate import row_backend
+from aer_kernels.statistics import Tempering
 
 _SCHEMA_TYPES = {"Tensor": "Tensor", "float": "float", "int": "int", "bool": "bool", "str": "str", "list[bool]": "bool[]"}
 
@@ -35,8 +36,12 @@ class HeadArguments(NamedTuple):
     """(N,) bool: the tokens that count."""
     token_temperature: Tensor | None
     """(N,), or None for `temperature`."""
+    floor: Tensor | None
+    """(N,): logits below it are left out."""
     temperature: float
     softcap: float | None
+    entropy_floor: bool
+    """Whether the floor is that of the entropy alone."""
     impl: str
     memory_budget: int | None
     select_rows: bool | None
@@ -54,14 +59,25 @@ class PolicyArguments(NamedTuple):
     entropy_weights: Tensor
     old_logprobs: Tensor | None
     ref_logprobs: Tensor | None
-    scale: Tensor
-    """0-dim factor of weights and entropy_weights."""
+    kl_coef: Tensor | None
+    rollout_logprobs: Tensor | None
     kind: str
     clip_low: float
     clip_high: float
     dual_clip: float | None
-    kl_coef: float
+    kl: str
+    rollout_cap: float
+    scale: Tensor
+    """0-dim factor of weights and entropy_weights."""
     row_tol: float | None
+
+    @property
+    def inputs(self) -> PolicyInputs:
+        return PolicyInputs(*self[:7])
+
+    @property
+    def surrogate(self) -> Surrogate:
+        return Surrogate(*self[7:13])  # type: ignore[arg-type]
 
 
 class LogitsArguments(NamedTuple):
@@ -71,8 +87,10 @@ class LogitsArguments(NamedTuple):
     targets: Tensor
     keep: Tensor
     token_temperature: Tensor | None
+    floor: Tensor | None
     temperature: float
     softcap: float | None
+    entropy_floor: bool
     impl: str
 
 
@@ -104,8 +122,9 @@ def head_of(a: HeadArguments, selection: Selection) -> Head:
     if a.lora_hidden is not None and a.lora_weight is not None:
         factors.append(Factor(a.lora_hidden, a.lora_weight))
     temperature = a.temperature if a.token_temperature is None else selection.take(a.token_temperature)
-    logits = Logits(a.bias, temperature, a.softcap)
-    return Head(tuple(factors), selection, selection.take(a.targets), logits, row_backend(a.impl, a.hidden.device), a.group)
+    floor = None if a.floor is None else selection.take(a.floor)
+    tempering = Tempering(a.bias, temperature, a.softcap, floor, a.entropy_floor)
+    return Head(tuple(factors), selection, selection.take(a.targets), tempering, row_backend(a.impl, a.hidden.device), a.group)
 
 
 def started(a: HeadArguments) -> HeadArguments:
@@ -140,6 +159,11 @@ def policy_plan(a: HeadArguments, size: int, needs: HeadNeeds) -> Plan:
 def logprobs_plan(a: HeadArguments, size: int, needs: HeadNeeds | None) -> Plan:
     """Plan of the log-probs for `size` rows; needs None: forward only."""
     return _plan(plan_logprobs, a, size, HeadNeeds((False,), (False,), False) if needs is None else needs)
+
+
+def num_statistics(a: HeadArguments | LogitsArguments) -> int:
+    """Vectors that a row carries."""
+    return Tempering(floor=a.floor, entropy_alone=a.entropy_floor).num_statistics
 
 
 def _plan(make: Callable[..., Plan], a: HeadArguments, size: int, needs: HeadNeeds) -> Plan:

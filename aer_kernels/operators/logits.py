@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aer_kernels.backends import row_backend
 from aer_kernels.blocked.gemm import statistics_dtype
-from aer_kernels.operators.arguments import LOGITS, NUM_LOGITS, LogitsArguments
-from aer_kernels.statistics import Logits, RowStatistics
-from aer_kernels.validate import row_backend
+from aer_kernels.operators.arguments import LOGITS, NUM_LOGITS, LogitsArguments, num_statistics
+from aer_kernels.statistics import RowStatistics, Tempering
 
 UPSTREAM = "Tensor stats, Tensor? grad_logprobs, Tensor? grad_entropy"
 
@@ -21,9 +21,9 @@ UPSTREAM = "Tensor stats, Tensor? grad_logprobs, Tensor? grad_entropy"
     schema=f"({LOGITS}, bool overwrite) -> (Tensor logprobs, Tensor entropy, Tensor logsumexp, Tensor stats)",
 )
 def logits_statistics(*args: Any) -> tuple[Tensor, ...]:
-    """logprobs, entropy, logsumexp (N,) and statistics (4, N) of the rows that count."""
+    """logprobs, entropy, logsumexp (N,) and statistics (4 or 5, N) of the rows that count."""
     a = LogitsArguments(*args[:NUM_LOGITS])
-    stats = RowStatistics.empty(a.targets.numel(), statistics_dtype(a.logits.dtype), a.logits.device)
+    stats = RowStatistics.empty(a.targets.numel(), statistics_dtype(a.logits.dtype), a.logits.device, num_statistics(a))
     row_backend(a.impl, a.logits.device).update_statistics(a.logits, stats, a.targets, _tempering(a), 0, a.keep)
     outputs = (x.masked_fill(~a.keep, 0.0) for x in (stats.logprobs(), stats.entropy(), stats.logsumexp()))
     return *outputs, stats.packed().masked_fill(~a.keep, 0.0)
@@ -33,13 +33,13 @@ def logits_statistics(*args: Any) -> tuple[Tensor, ...]:
 def _(*args: Any) -> tuple[Tensor, ...]:
     a = LogitsArguments(*args[:NUM_LOGITS])
     token = a.logits.new_empty(a.targets.shape, dtype=statistics_dtype(a.logits.dtype))
-    return token, torch.empty_like(token), torch.empty_like(token), token.new_empty(4, *token.shape)
+    return token, torch.empty_like(token), torch.empty_like(token), token.new_empty(num_statistics(a), *token.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     a = LogitsArguments(*inputs[:NUM_LOGITS])
-    ctx.save_for_backward(a.logits, a.targets, a.keep, a.token_temperature, output[3])
-    ctx.options, ctx.overwrite = (a.temperature, a.softcap, a.impl), inputs[-1]
+    ctx.save_for_backward(a.logits, a.targets, a.keep, a.token_temperature, a.floor, output[3])
+    ctx.options, ctx.overwrite = (a.temperature, a.softcap, a.entropy_floor, a.impl), inputs[-1]
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[2:])
 
@@ -92,5 +92,6 @@ def _write(out: Tensor, *args: Any) -> None:
     row_backend(a.impl, out.device).d_logits(a.logits, out, stats, grads[0], grads[1], a.targets, _tempering(a), 0, a.keep)
 
 
-def _tempering(a: LogitsArguments) -> Logits:
-    return Logits(None, a.temperature if a.token_temperature is None else a.token_temperature, a.softcap)
+def _tempering(a: LogitsArguments) -> Tempering:
+    temperature = a.temperature if a.token_temperature is None else a.token_temperature
+    return Tempering(None, temperature, a.softcap, a.floor, a.entropy_floor)

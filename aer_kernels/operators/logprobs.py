@@ -22,6 +22,7 @@ from aer_kernels.operators.arguments import (
     head_of,
     logprobs_plan,
     needs_of,
+    num_statistics,
     selections,
     started,
     token_dtype,
@@ -36,7 +37,7 @@ from aer_kernels.statistics import RowStatistics
     schema=f"({HEAD}, Tensor? main_grad) -> (Tensor logprobs, Tensor entropy, Tensor logsumexp, Tensor stats, Tensor cache)",
 )
 def logprobs(*args: Any) -> tuple[Tensor, ...]:
-    """logprobs, entropy, logsumexp (N,), statistics (4, N), and the logits (C, >= V) that are kept for the backward pass."""
+    """logprobs, entropy, logsumexp (N,), statistics (4 or 5, N), and the logits (C, >= V) that are kept for the backward pass."""
     a = started(HeadArguments(*args[:NUM_HEAD]))
     with without_autocast(a.hidden):
         needs = needs_of(a)
@@ -52,7 +53,7 @@ def _(*args: Any) -> tuple[Tensor, ...]:
     a = HeadArguments(*args[:NUM_HEAD])
     token = a.hidden.new_empty(a.targets.shape, dtype=token_dtype(a))
     cache = token.new_empty(_cached_rows(a), padded_width(a.weight.shape[0]))
-    return token, torch.empty_like(token), torch.empty_like(token), token.new_empty(4, *token.shape), cache
+    return token, torch.empty_like(token), torch.empty_like(token), token.new_empty(num_statistics(a), *token.shape), cache
 
 
 def _cached_rows(a: HeadArguments) -> int:
@@ -62,7 +63,7 @@ def _cached_rows(a: HeadArguments) -> int:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     a = HeadArguments(*inputs[:NUM_HEAD])
-    tensors = (*differentiable(a), a.targets, a.keep, a.token_temperature)
+    tensors = (*differentiable(a), a.targets, a.keep, a.token_temperature, a.floor)
     ctx.save_for_backward(*tensors, inputs[-1], *output[3:])
     ctx.options = a[len(tensors) :]
     ctx.num_inputs = len(inputs)

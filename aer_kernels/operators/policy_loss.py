@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from aer_kernels.blocked.logprobs import forward_statistics
-from aer_kernels.blocked.policy_loss import held_dtype, policy_gradients
-from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, may_have_gradient, policy_tokens
+from aer_kernels.blocked.policy_loss import policy_gradients, stored_dtype
+from aer_kernels.objectives.policy import METRICS, PolicyInputs, may_have_gradient, policy_metrics, policy_tokens
 from aer_kernels.operators.arguments import (
     GRADIENTS,
     HEAD,
@@ -36,21 +36,22 @@ from aer_kernels.operators.scaled import add_scaled_, handed_out
 @torch.library.custom_op(
     "aer_kernels::policy_loss",
     mutates_args=(),
-    schema=f"({HEAD}, {POLICY}, Tensor? main_grad) -> (Tensor loss, Tensor logprobs, Tensor entropy, Tensor dropped, {GRADIENTS})",
+    schema=f"({HEAD}, {POLICY}, Tensor? main_grad)"
+    f" -> (Tensor loss, Tensor logprobs, Tensor entropy, Tensor metrics, Tensor dropped, {GRADIENTS})",
 )
 def policy_loss(*args: Any) -> tuple[Tensor, ...]:
-    """Loss (0-dim), logprobs and entropy (N,), bound on the dropped gradient (0-dim), and gradients in the dtype they are held in."""
+    """Loss (0-dim), logprobs and entropy (N,), METRICS, bound on the dropped gradient (0-dim), gradients in the dtype that stores them."""
     a, policy = HeadArguments(*args[:NUM_HEAD]), PolicyArguments(*args[NUM_HEAD:-1])
     with without_autocast(a.hidden):
         return _evaluate(started(a), policy)
 
 
 def _evaluate(a: HeadArguments, policy: PolicyArguments) -> tuple[Tensor, ...]:
-    config = ObjectiveConfig(policy.kind, policy.clip_low, policy.clip_high, policy.dual_clip, policy.kl_coef)  # type: ignore[arg-type]
+    surrogate = policy.surrogate
     inputs, scale, rest = _scaled_inputs(a, policy)
     needs = needs_of(a)
     if needs.any():
-        live, idle = selections(a, a.keep & may_have_gradient(inputs, config), a.keep)
+        live, idle = selections(a, a.keep & may_have_gradient(inputs), a.keep)
     else:
         idle, live = selections(a, a.keep, a.keep)
     free_to_ask = a.hidden.device.type == "cpu" and a.select_rows and not a.batch_invariant
@@ -58,14 +59,15 @@ def _evaluate(a: HeadArguments, policy: PolicyArguments) -> tuple[Tensor, ...]:
     tolerance = None if row_tol is None else 2.0 * row_tol * scale
     taken = inputs.map(live.take)
     taken = taken._replace(weights=live.coefficients(inputs.weights), entropy_weights=live.coefficients(inputs.entropy_weights))
-    found = policy_gradients(head_of(a, live), policy_plan(a, live.size, needs), taken, config, needs, tolerance)
+    found = policy_gradients(head_of(a, live), policy_plan(a, live.size, needs), taken, surrogate, needs, tolerance)
     logprobs, entropy = live.spread(found.stats.logprobs()), live.spread(found.stats.entropy())
     if idle.num:
         stats = forward_statistics(head_of(a, idle), logprobs_plan(a, idle.size, None))
         logprobs, entropy = logprobs + idle.spread(stats.logprobs()), entropy + idle.spread(stats.entropy())
     logprobs, entropy = logprobs.masked_fill(~a.keep, 0.0), entropy.masked_fill(~a.keep, 0.0)
-    loss = policy_tokens(logprobs, entropy, inputs, config).loss.masked_fill(~a.keep, 0.0).sum()
-    return loss * rest, logprobs, entropy, found.dropped * rest, *flat_gradients(found.gradients, a.hidden)
+    tokens = policy_tokens(logprobs, entropy, inputs, surrogate)
+    loss, metrics = tokens.loss.masked_fill(~a.keep, 0.0).sum(), policy_metrics(tokens, entropy, inputs, a.keep)
+    return loss * rest, logprobs, entropy, metrics, found.dropped * rest, *flat_gradients(found.gradients, a.hidden)
 
 
 def _scaled_inputs(a: HeadArguments, policy: PolicyArguments) -> tuple[PolicyInputs, Tensor, Tensor]:
@@ -75,8 +77,7 @@ def _scaled_inputs(a: HeadArguments, policy: PolicyArguments) -> tuple[PolicyInp
     """
     apart = _scales_afterwards(a.hidden.dtype)
     scale, rest = (torch.ones_like(policy.scale), policy.scale) if apart else (policy.scale, torch.ones_like(policy.scale))
-    weights, entropy_weights = policy.weights * scale, policy.entropy_weights * scale
-    return PolicyInputs(policy.advantages, weights, entropy_weights, policy.old_logprobs, policy.ref_logprobs), scale, rest
+    return policy.inputs._replace(weights=policy.weights * scale, entropy_weights=policy.entropy_weights * scale), scale, rest
 
 
 def _scales_afterwards(dtype: torch.dtype) -> bool:
@@ -87,8 +88,9 @@ def _scales_afterwards(dtype: torch.dtype) -> bool:
 def _(*args: Any) -> tuple[Tensor, ...]:
     a = HeadArguments(*args[:NUM_HEAD])
     token = a.hidden.new_empty(a.targets.shape, dtype=token_dtype(a))
-    gradients = fake_gradients(a, held_dtype(a.hidden.dtype), token.dtype)
-    return token.new_empty(()), token, torch.empty_like(token), token.new_empty(()), *gradients
+    gradients = fake_gradients(a, stored_dtype(a.hidden.dtype), token.dtype)
+    metrics = token.new_empty(len(METRICS), dtype=torch.float64)
+    return token.new_empty(()), token, torch.empty_like(token), metrics, token.new_empty(()), *gradients
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -97,7 +99,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.dtypes = [None if x is None else x.dtype for x in differentiable(a)]
     ctx.needs, ctx.impl, ctx.num_inputs = a.needs, a.impl, len(inputs)
     ctx.scales_afterwards = _scales_afterwards(a.hidden.dtype)
-    ctx.set_materialize_grads(False)  # or zeros are made for every gradient that is held
+    ctx.set_materialize_grads(False)  # or zeros are made for every gradient that is stored
     ctx.mark_non_differentiable(*output[1:])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aer_kernels.validate import row_backend
+from aer_kernels.backends import row_backend
 
 
 @torch.library.custom_op(
@@ -35,7 +35,7 @@ def _(values: Tensor, factor: Tensor, impl: str) -> None:
 
 
 def handed_out(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
-    """A held gradient times the upstream gradient: the held memory itself if no other backward pass will come for it.
+    """A stored gradient times the upstream gradient: that memory itself if no other backward pass will come for it.
 
     A factor of 1 then costs nothing: a CPU reads it, a GPU finds out in the kernel.
     """
@@ -47,13 +47,13 @@ def handed_out(values: Tensor, factor: Tensor, dtype: torch.dtype, impl: str) ->
     return values
 
 
-def _is_last_pass(held: Tensor) -> bool:
+def _is_last_pass(gradient: Tensor) -> bool:
     """Whether the running backward pass frees its graph. Unknown under a compiler, which sees other kinds of tensor.
 
     PyTorch says so only to itself (its own donated buffers ask the same function); where it does not, a copy is made.
     """
     keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return type(held) is Tensor and not torch.compiler.is_compiling() and keeps_graph is not None and not keeps_graph()
+    return type(gradient) is Tensor and not torch.compiler.is_compiling() and keeps_graph is not None and not keeps_graph()
 
 
 @torch.library.custom_op(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from aer_kernels import fused_logprobs
 from aer_kernels.reference import temper, token_statistics
 from aer_kernels.testing import HeadInputs, assert_within_budget
 
-FUSED = ["torch", "triton"]
+FUSED = ["torch", pytest.param("triton", marks=pytest.mark.slow)]
+"""Implementations. Triton's runs in the interpreter here, a program at a time."""
 GRADS = ("hidden", "weight", "bias")
 
 

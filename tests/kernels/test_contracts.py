@@ -92,12 +92,13 @@ def test_large_products_are_batch_invariant_too():
     assert torch.equal(some[0][0], whole[0][0][rows]) and torch.equal(some[1][0], whole[1][0][rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", FUSED)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_repeated_call_has_the_same_bits(dtype, impl, monkeypatch):
-    monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 40 << 10)
-    x = head_inputs(80, V, D, dtype=dtype)
-    options = {"advantages": torch.linspace(-1, 1, 80), "old_logprobs": -torch.linspace(0, 5, 80), "entropy_coef": 0.1, "impl": impl}
+    monkeypatch.setattr(plan, "CPU_BLOCK_BYTES", 20 << 10)
+    x = head_inputs(40, V, D, dtype=dtype)
+    options = {"advantages": torch.linspace(-1, 1, 40), "old_logprobs": -torch.linspace(0, 5, 40), "entropy_coef": 0.1, "impl": impl}
 
     def run():
         y = x.requires_grad("hidden", "weight")
@@ -156,11 +157,12 @@ def test_kept_logits_with_few_live_rows(impl):
 # --- row tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", FUSED)
 def test_row_tolerance_bounds_what_it_drops(impl):
     """Dropped mass is reported, is at least the true L1 norm of the dropped d_logits, and grows with the tolerance."""
-    x = head_inputs(400, V, D)
-    advantages = torch.linspace(-1, 2, 400)
+    x = head_inputs(160, V, D)
+    advantages = torch.linspace(-1, 2, 160)
     run = lambda y, **kw: fused_policy_loss(y.hidden, y.weight, y.targets, advantages=advantages, entropy_coef=0.05, impl=impl, **kw)  # noqa: E731
     y = x.requires_grad("hidden", "weight")
     exact = run(y, row_tol=0.0)
@@ -170,7 +172,7 @@ def test_row_tolerance_bounds_what_it_drops(impl):
     filtered = run(z, row_tol=0.05)
     filtered.loss.backward()
     dropped = (z.hidden.grad == 0).all(1)
-    assert 20 < dropped.sum() < 380
+    assert 8 < dropped.sum() < 152
     logits = (x.hidden @ x.weight.T).double().requires_grad_()
     logp = torch.log_softmax(logits, -1)
     own = logp.gather(1, x.targets[:, None])[:, 0]

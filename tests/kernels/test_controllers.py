@@ -8,6 +8,7 @@ import torch
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
 from aer_kernels.entropy_control.config import Kind
+from aer_kernels.entropy_control.weights import difficulty_weights
 
 
 def controller(**options) -> AdaptiveEntropyController:
@@ -250,13 +251,20 @@ def test_fixed_never_moves():
 
 def test_difficulty_weights():
     accuracy = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    weights = lambda **o: controller(normalize_weights=False, **o).weights(accuracy).tolist()  # noqa: E731
-    assert weights(difficulty="linear", rho=0.5) == [1.0, 0.75, 0.5, 0.0]
-    assert weights(difficulty="hinge", rho=0.5) == [1.0, 0.5, 0.0, 0.0]
-    assert weights(difficulty="hinge", rho=0.5, least_weight=0.3) == pytest.approx([1.0, 0.5, 0.3, 0.3])
-    assert weights(difficulty="uniform") == [1.0] * 4
-    assert weights(difficulty="linear", include_all_wrong=False) == [0.0, 0.75, 0.5, 0.0]
-    assert weights(difficulty="uniform", include_all_wrong=False) == [0.0, 1.0, 1.0, 1.0]
+    weights = lambda **o: difficulty_weights(accuracy, EntropyControlConfig(**o), None)  # noqa: E731
+
+    def shape(**options):
+        """Relative to the largest: their mean is 1."""
+        found = weights(**options)
+        assert found.mean() == pytest.approx(1.0)
+        return (found / found.max()).tolist()
+
+    assert shape(difficulty="linear", rho=0.5) == pytest.approx([1.0, 0.75, 0.5, 0.0])
+    assert shape(difficulty="hinge", rho=0.5) == pytest.approx([1.0, 0.5, 0.0, 0.0])
+    assert shape(difficulty="hinge", rho=0.5, least_weight=0.3) == pytest.approx([1.0, 0.5, 0.3, 0.3])
+    assert shape(difficulty="uniform") == pytest.approx([1.0] * 4)
+    assert shape(difficulty="linear", include_all_wrong=False) == pytest.approx([0.0, 1.0, 2 / 3, 0.0])
+    assert shape(difficulty="uniform", include_all_wrong=False) == pytest.approx([0.0, 1.0, 1.0, 1.0])
 
 
 def test_whose_entropy_is_held():
@@ -280,16 +288,16 @@ def test_normalized_weights_have_mean_one_and_a_floor():
     assert ctl.weights(torch.tensor([0.0, 0.5, 0.9, 0.2])).mean() == pytest.approx(1.0)
     assert torch.all(ctl.weights(torch.ones(3)) == 0)
     assert torch.all(controller(least_weight=0.5).weights(torch.ones(3)) == 1), "all solved: as uniform"
-    assert ctl.weights(torch.tensor([0.99, 1.0])).tolist() == pytest.approx([0.2, 0.0], rel=1e-4)  # 0.01 / weight_floor
+    assert ctl.weights(torch.tensor([0.99, 1.0])).tolist() == pytest.approx([0.2, 0.0], rel=1e-4)  # 0.01 / WEIGHT_FLOOR
 
 
 def test_prompts_above_the_target_get_less():
     """Full weight up to H*, none from (1 + surplus) H* on; nothing is known of H* before the first update."""
-    ctl = controller(surplus=0.5, tau=0.8, difficulty="uniform", normalize_weights=False)
+    ctl = controller(surplus=0.5, tau=0.8, difficulty="uniform")
     accuracy, entropy = torch.zeros(5), [0.1, 0.8, 1.0, 1.2, 9.0]
     assert ctl.weights(accuracy, entropy).tolist() == [1.0] * 5
     feed(ctl, [1.0])
-    assert ctl.weights(accuracy, entropy).tolist() == pytest.approx([1.0, 1.0, 0.5, 0.0, 0.0], abs=1e-6)
+    assert ctl.weights(accuracy, entropy).tolist() == pytest.approx([2.0, 2.0, 1.0, 0.0, 0.0], abs=1e-5), "of mean 1/2"
     hinge = controller(surplus=0.5, target=0.8, rho=0.5, kind="fixed", coef=0.2)
     found = hinge.coefficients([0.0, 0.25, 0.0], [0.8, 0.8, 1.0])
     assert found.tolist() == pytest.approx([0.3, 0.15, 0.15]), "weights 1, .5, .5 of mean 2/3"
@@ -306,11 +314,11 @@ def test_surplus_needs_the_entropy_of_each_prompt():
 
 
 def test_coefficients_are_alpha_times_weights_and_fixed_between_updates():
-    ctl = controller(kind="fixed", coef=0.2, normalize_weights=False)
+    ctl = controller(kind="fixed", coef=0.3)
     accuracy = torch.tensor([0.0, 0.5])
-    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.2, 0.1]))
+    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.4, 0.2]))
     torch.testing.assert_close(ctl.coefficients([1.0, 1.0]), torch.zeros(2))
-    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.2, 0.1]))
+    torch.testing.assert_close(ctl.coefficients(accuracy), torch.tensor([0.4, 0.2]))
     assert torch.all(controller(kind="off", coef=0.5).coefficients(accuracy) == 0)
 
 

@@ -81,5 +81,34 @@ def test_gspo_through_fused_logprobs():
         assert loss.item() == pytest.approx(-0.5 / 3)
         grads.append(torch.autograd.grad(loss, hidden)[0])
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match=r"advantages must have shape \(3,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"advantages must have shape \(3,\) or \(3, 4\), got \(4,\)"):
         gspo_loss(logprobs, advantages=torch.ones(4), loss_mask=torch.ones(3, 4))
+
+
+def test_gspo_with_an_advantage_for_each_token():
+    """One for all tokens of a response is GSPO; others weigh each token's own gradient, with the ratio of the response."""
+    generator = torch.Generator().manual_seed(0)
+    logprobs = -torch.rand(3, 5, generator=generator, dtype=torch.float64)
+    old, mask = logprobs + 0.1 * torch.randn(3, 5, generator=generator), torch.rand(3, 5, generator=generator) < 0.7
+    options = {"loss_mask": mask, "old_logprobs": old, "clip_low": 0.02, "clip_high": 0.02, "normalizer": 7.0}
+
+    def gradient(advantages):
+        leaf = logprobs.clone().requires_grad_()
+        loss, metrics = gspo_loss(leaf, advantages=advantages, **options)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0], metrics
+
+    whole = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    for a, b in zip(gradient(whole)[:2], gradient(whole[:, None].expand(3, 5))[:2], strict=True):
+        torch.testing.assert_close(a, b)
+    ratio = (torch.where(mask, logprobs - old, 0.0).sum(1) / mask.sum(1)).exp()
+    leaf = logprobs.clone().requires_grad_()
+    plain = (torch.where(mask, leaf - old, 0.0).sum(1) / mask.sum(1)).exp()
+    terms = torch.minimum(plain * whole, plain.clamp(0.98, 1.02) * whole)
+    loss, found, metrics = gradient(whole)
+    torch.testing.assert_close(loss, -terms.sum() / 7.0)
+    torch.testing.assert_close(found, torch.autograd.grad(-terms.sum() / 7.0, leaf)[0])
+    assert 0 < metrics["clip_frac"] < 1
+    each = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    clipped = torch.where(each > 0, ratio[:, None] > 1.02, ratio[:, None] < 0.98)
+    expected = -torch.where(mask & ~clipped, ratio[:, None] * each, 0.0) / mask.sum(1, keepdim=True) / 7.0
+    torch.testing.assert_close(gradient(each)[1], expected)

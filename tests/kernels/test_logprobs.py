@@ -39,12 +39,13 @@ def test_against_float64(name, dtype, impl):
     check_logprobs(head_inputs(N, V, D, dtype=dtype, bias=True), impl, **CASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", FUSED)
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=ids)
 def test_many_blocks(small_blocks, dtype, impl):
-    made = plan.plan_logprobs(300, 1500, D, dtype=dtype, device="cpu")
-    assert made.row_block < 300 and made.vocab_block < 1500
-    check_logprobs(head_inputs(300, 1500, D, dtype=dtype, bias=True), impl, temperature=0.9)
+    made = plan.plan_logprobs(40, 1500, D, dtype=dtype, device="cpu")
+    assert 2 * made.row_block < 40 and made.vocab_block < 1500
+    check_logprobs(head_inputs(40, 1500, D, dtype=dtype, bias=True), impl, temperature=0.9)
 
 
 @pytest.mark.parametrize("impl", FUSED)
@@ -251,7 +252,7 @@ def test_target_outside_the_vocabulary_is_never_garbage():
     x.targets[1] = V
     with pytest.raises(ValueError, match=rf"targets must be in \[0, {V}\) or ignore_index, got {V}"):
         fused_logprobs(x.hidden, x.weight, x.targets)
-    for impl in FUSED:
+    for impl in ("torch", "triton"):
         out = fused_logprobs(x.hidden, x.weight, x.targets, impl=impl, debug_checks=False)
         assert out.logprobs.isnan().tolist() == [False, True, False, False]
 

@@ -51,6 +51,7 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("select_rows", [True, False])
 def test_opcheck(select_rows):
     """Schema, fake tensors, autograd registration and tracing of every operator, on the arguments that the functions send."""
@@ -74,6 +75,7 @@ def test_opcheck(select_rows):
         torch.library.opcheck(operator, tuple(copy(a) if isinstance(a, torch.Tensor) else a for a in args))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_compiles_into_one_graph(name, dynamic):

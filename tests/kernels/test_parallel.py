@@ -1,16 +1,16 @@
 """Heads split over processes (gloo): a vocabulary in shards, and weights that FSDP2 or DTensor split. Compared with one process."""
 
-import os
-import socket
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from aer_kernels import FusedLMHead, fused_logprobs, fused_policy_loss
 from aer_kernels.testing import head_inputs
+from tests.ranks import spawn
+
+pytestmark = pytest.mark.slow
 
 N, V, D, R = 37, 517, 24, 3
 SHARDS = {2: [300, 217], 4: [100, 250, 7, 160]}  # uneven; the third of four holds fewer columns than anything else
@@ -45,15 +45,19 @@ def run(kind, impl, dtype, columns=slice(None), **options):
     return [t.detach() for t in outputs], torch.autograd.grad(total, leaves)
 
 
+FLOOR = torch.linspace(-1.0, 1.0, N)
 VARIANTS = {
     "plain": {},
     "all_rows": {"select_rows": False},
     "batch_invariant": {"batch_invariant": True},
     "small_budget": {"memory_budget": 260_000},
+    "floor": {"floor": FLOOR},
+    "floor_of_entropy": {"floor": FLOOR, "floor_scope": "entropy"},
 }
 
 
-def vocab_parallel(rank, world):
+def vocab_parallel():
+    rank, world = dist.get_rank(), dist.get_world_size()
     start = sum(SHARDS[world][:rank])
     columns = slice(start, start + SHARDS[world][rank])
     group = dist.group.WORLD
@@ -73,7 +77,8 @@ def vocab_parallel(rank, world):
     return found
 
 
-def sharded_weights(rank, world):
+def sharded_weights():
+    rank, world = dist.get_rank(), dist.get_world_size()
     """Each rank has its own tokens: the gradient must be the whole sum over ranks, here compared on the gathered weight."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -100,23 +105,6 @@ def sharded_weights(rank, world):
     head(x.hidden[mine], x.targets[mine], advantages=UPSTREAM[0][mine], normalizer=9.0).loss.backward()
     found["fsdp2"] = head.weight.grad.full_tensor()
     return found
-
-
-def _worker(rank, job, world, port, folder):
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.save(job(rank, world), f"{folder}/{rank}.pt")
-    dist.barrier()  # rank 0 holds the store: gone first, it can take the others' threads down with it
-    dist.destroy_process_group()
-
-
-def spawn(job, world, folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_worker, (job, world, port, str(folder)), nprocs=world)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids="{}_ranks".format)

@@ -23,6 +23,7 @@ def peak_bytes(call) -> int:
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 24 << 20, 40 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_policy_loss_stays_within_its_plan(dtype, budget):

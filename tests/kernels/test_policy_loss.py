@@ -5,7 +5,7 @@ import torch
 
 from aer_kernels import fused_logprobs, fused_policy_loss, plan
 from aer_kernels.blocked import gemm
-from aer_kernels.reference import policy_surrogate, reference_kl
+from aer_kernels.reference import divergence, policy_surrogate, rollout_weights
 from aer_kernels.testing import assert_within_budget, head_inputs
 from tests.kernels.cases import FUSED, GRADS, eager_logprobs
 
@@ -23,6 +23,7 @@ def make(dtype=torch.float32, **kw):
         "old_logprobs": (logprobs + 0.3 * torch.randn(B, T, generator=generator)).float(),
         "ref_logprobs": (logprobs + 0.3 * torch.randn(B, T, generator=generator)).float(),
         "importance_weights": torch.rand(B, T, generator=generator) + 0.5,
+        "rollout_logprobs": (logprobs + 0.2 * torch.randn(B, T, generator=torch.Generator().manual_seed(3))).float(),
         "entropy_coef": torch.tensor([0.0, 0.1, 0.2, 0.0, 0.05]).unsqueeze(1).expand(B, T).contiguous(),
         "loss_mask": torch.rand(B, T, generator=generator) < 0.8,
     }
@@ -30,6 +31,7 @@ def make(dtype=torch.float32, **kw):
     return x, tokens
 
 
+KL_COEF = torch.tensor([0.0, 0.3, 0.0, 0.7, 0.1]).unsqueeze(1).expand(B, T)
 ON_POLICY = ("advantages", "entropy_coef", "loss_mask")
 OFF_POLICY = (*ON_POLICY, "old_logprobs")
 CASES = {
@@ -46,6 +48,12 @@ CASES = {
     "cispo": (OFF_POLICY, {"objective": "cispo", "clip_low": 1.0, "clip_high": 0.2}),
     "cispo_on_policy": (ON_POLICY, {"objective": "cispo"}),
     "kl": ((*OFF_POLICY, "ref_logprobs"), {"kl_coef": 0.4}),
+    "kl_of_some_tokens": ((*OFF_POLICY, "ref_logprobs"), {"kl_coef": KL_COEF, "kl": "abs_k1"}),
+    "signed_kl": ((*OFF_POLICY, "ref_logprobs"), {"kl_coef": KL_COEF, "kl": "k1"}),
+    "squared_kl": (("advantages", "ref_logprobs"), {"kl_coef": 0.4, "kl": "k2"}),
+    "rollout": ((*ON_POLICY, "rollout_logprobs"), {"rollout_cap": 1.1}),
+    "rollout_off_policy": ((*OFF_POLICY, "rollout_logprobs"), {"rollout_cap": 1.1, "dual_clip": 1.5}),
+    "rollout_cispo": ((*ON_POLICY, "rollout_logprobs"), {"objective": "cispo"}),
     "mismatch": ((*OFF_POLICY, "importance_weights"), {}),
     "sequence_mean": (OFF_POLICY, {"aggregation": "sequence_mean"}),
     "dr_grpo": (OFF_POLICY, {"aggregation": "constant", "normalizer": 100.0}),
@@ -66,15 +74,17 @@ CASES = {
 
 
 def definition(x, statistics, *, advantages, loss_mask=None, old_logprobs=None, ref_logprobs=None, importance_weights=None, entropy_coef=0.0,
-               kl_coef=0.0, objective="ppo", clip_low=0.2, clip_high=0.2, dual_clip=None, aggregation="token_mean", normalizer=None,
+               rollout_logprobs=None, rollout_cap=2.0, kl_coef=0.0, kl="k3", objective="ppo", clip_low=0.2, clip_high=0.2, dual_clip=None, aggregation="token_mean", normalizer=None,
                temperature=1.0, softcap=None):  # fmt: skip
     """Equation (9) of the reference, written once more on (B, T) tensors with masks instead of row selection."""
     logprobs, entropy = (o.view(B, T) for o in statistics(x, temperature=temperature, softcap=softcap)[:2])
     mask = torch.ones(B, T, dtype=torch.bool) if loss_mask is None else loss_mask
     surrogate = policy_surrogate(logprobs, old_logprobs, advantages, objective, clip_low, clip_high, dual_clip)
     terms = -surrogate * (1.0 if importance_weights is None else importance_weights)
-    if kl_coef:
-        terms = terms + kl_coef * reference_kl(logprobs, ref_logprobs)
+    if rollout_logprobs is not None:
+        terms = terms * rollout_weights(logprobs if old_logprobs is None else old_logprobs, rollout_logprobs, rollout_cap)
+    if ref_logprobs is not None:
+        terms = terms + kl_coef * divergence(logprobs, ref_logprobs, kl)
     if aggregation == "sequence_mean":
         policy = ((terms * mask).sum(1) / mask.sum(1)).sum() / (B if normalizer is None else normalizer)
     else:

@@ -5,8 +5,8 @@ import torch
 from torch.autograd import gradcheck
 
 from aer_kernels import fused_logprobs, fused_policy_loss
-from aer_kernels.objectives.policy import ObjectiveConfig, PolicyInputs, policy_tokens
-from aer_kernels.reference import policy_surrogate, reference_kl
+from aer_kernels.objectives.policy import PolicyInputs, Surrogate, policy_tokens
+from aer_kernels.reference import divergence, policy_surrogate, rollout_weights
 from aer_kernels.testing import head_inputs
 
 
@@ -37,6 +37,7 @@ def test_gradcheck_logprobs(impl, options):
     assert gradcheck(run, (x.hidden, x.weight, x.bias))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize("objective", ["ppo", "cispo"])
 def test_gradcheck_policy_loss(impl, objective):
@@ -56,27 +57,32 @@ def test_gradcheck_policy_loss(impl, objective):
 
 
 OBJECTIVES = {
-    "ppo": ObjectiveConfig("ppo", 0.2, 0.2, None, 0.0),
-    "clip_higher": ObjectiveConfig("ppo", 0.2, 0.5, None, 0.0),
-    "dual_clip": ObjectiveConfig("ppo", 0.2, 0.2, 1.5, 0.0),
-    "kl": ObjectiveConfig("ppo", 0.2, 0.2, None, 0.3),
-    "cispo": ObjectiveConfig("cispo", 0.9, 0.4, None, 0.0),
+    "ppo": Surrogate("ppo", 0.2, 0.2, None),
+    "clip_higher": Surrogate("ppo", 0.2, 0.5, None),
+    "dual_clip": Surrogate("ppo", 0.2, 0.2, 1.5, "k1"),
+    "squared_distance": Surrogate("ppo", 0.2, 0.2, None, "k2"),
+    "distance": Surrogate("ppo", 0.2, 0.2, None, "abs_k1"),
+    "cispo": Surrogate("cispo", 0.9, 0.4, None, "k3"),
+    "rollout_weights": Surrogate("ppo", 0.2, 0.2, None, "k3", 1.3),
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_closed_form_coefficients_equal_autograd(name):
-    config = OBJECTIVES[name]
+    surrogate = OBJECTIVES[name]
     logprobs = (-3 * torch.rand(400, dtype=torch.float64)).requires_grad_()
     old = logprobs.detach() + 0.8 * torch.randn(400, dtype=torch.float64)
     old[:2] = logprobs.detach()[:2] + torch.tensor([30.0, -30.0])  # beyond the clamp of the log-ratio
     advantages = torch.randn(400, dtype=torch.float64)
     ref = logprobs.detach() + 0.5 * torch.randn(400, dtype=torch.float64)
     weights, entropy = torch.rand(400, dtype=torch.float64), torch.zeros(400, dtype=torch.float64)
-    terms = -policy_surrogate(logprobs, old, advantages, config.kind, config.clip_low, config.clip_high, config.dual_clip)
-    terms = weights * (terms + config.kl_coef * reference_kl(logprobs, ref))
+    ref[:2] = logprobs.detach()[:2] + torch.tensor([30.0, -30.0])
+    kl_coef, rollout = torch.rand(400, dtype=torch.float64), ref if name == "rollout_weights" else None
+    weighted = advantages if rollout is None else advantages * rollout_weights(logprobs, rollout, surrogate.rollout_cap)
+    terms = -policy_surrogate(logprobs, old, weighted, surrogate.kind, surrogate.clip_low, surrogate.clip_high, surrogate.dual_clip)
+    terms = weights * (terms + kl_coef * divergence(logprobs, ref, surrogate.kl))
     (grad,) = torch.autograd.grad(terms.sum(), logprobs)
-    tokens = policy_tokens(logprobs.detach(), entropy, PolicyInputs(advantages, weights, entropy, old, ref), config)
+    tokens = policy_tokens(logprobs.detach(), entropy, PolicyInputs(advantages, weights, entropy, old, ref, kl_coef, rollout), surrogate)
     torch.testing.assert_close(tokens.loss, terms.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(tokens.grad_logprobs, grad, rtol=1e-12, atol=1e-12)
 
@@ -87,7 +93,7 @@ def test_hand_computed_clip_flags():
     old = torch.tensor([-1.5, -0.5, -1.5, -0.5])
     advantages = torch.tensor([1.0, -1.0, -1.0, 1.0])
     ones, zeros = torch.ones(4), torch.zeros(4)
-    tokens = policy_tokens(logprobs, zeros, PolicyInputs(advantages, ones, zeros, old, None), OBJECTIVES["ppo"])
+    tokens = policy_tokens(logprobs, zeros, PolicyInputs(advantages, ones, zeros, old), OBJECTIVES["ppo"])
     assert tokens.clipped_high.tolist() == [True, False, False, False]
     assert tokens.clipped_low.tolist() == [False, True, False, False]
     torch.testing.assert_close(tokens.loss, torch.tensor([-1.2, 0.8, 1.6487213, -0.6065307]))

@@ -36,7 +36,7 @@ H, W, Y, A = torch.randn(6, 4), torch.randn(9, 4), torch.zeros(6, dtype=torch.lo
         (ValueError, "dual_clip must be > 1 or None, got 1.0", lambda: fused_policy_loss(H, W, Y, advantages=A, dual_clip=1.0)),
         (ValueError, "dual_clip must be None for objective='cispo', got 3.0",
          lambda: fused_policy_loss(H, W, Y, advantages=A, objective="cispo", dual_clip=3.0)),
-        (ValueError, "ref_logprobs must be given when kl_coef > 0", lambda: fused_policy_loss(H, W, Y, advantages=A, kl_coef=0.1)),
+        (ValueError, "ref_logprobs must be given with kl_coef", lambda: fused_policy_loss(H, W, Y, advantages=A, kl_coef=0.1)),
         (ValueError, "normalizer must be > 0, got 0", lambda: fused_policy_loss(H, W, Y, advantages=A, normalizer=0)),
         (ValueError, r"normalizer must be a float or a 0-dim tensor, got shape \(2,\)",
          lambda: fused_policy_loss(H, W, Y, advantages=A, normalizer=torch.ones(2))),

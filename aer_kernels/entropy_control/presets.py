@@ -1,0 +1,15 @@
+"""Configurations by name, for whoever does not want to choose."""
+
+from aer_kernels.entropy_control.config import EntropyControlConfig
+
+EXPLORE_THEN_SETTLE = EntropyControlConfig(quantity="response", tau=1.2, tau_end=0.6, hold=0.4, difficulty="uniform", surplus=1.0)
+"""AER as docs/study.md measured it on small policies trained from scratch: entropy above its start for two fifths of the run, then less.
+
+Not for pretrained models: on the first one it was tried on, entropy left the target upwards and the model was lost.
+"""
+
+BELOW_START = EntropyControlConfig(quantity="response", tau=0.4, difficulty="uniform", surplus=1.0)
+"""AER for pretrained models: entropy may fall to two fifths of its start, the share that arXiv:2510.10959 names, and is held there.
+
+The study has not run this form; it adds nothing while entropy is above its target.
+"""
