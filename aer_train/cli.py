@@ -1,4 +1,4 @@
-"""The command line: aer-train demo | train | eval | compare | grade | report | doctor."""
+"""The command line: aer-train demo | train | eval | merge | compare | grade | report | doctor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import logging
 import os
 import sys
 import time
@@ -16,12 +17,13 @@ from typing import Annotated, Any
 import tyro
 
 from aer_train import dist
-from aer_train.checks import check_config
-from aer_train.config import RewardConfig, TrainConfig
+from aer_train.config.checks import check_config
+from aer_train.config.parse import base_config, parse, read_config, with_method
+from aer_train.config.tree import RewardConfig, TrainConfig
+from aer_train.preemption import EXIT_CODE, Preempted
 from aer_train.rollout.protocol import SyncError
-from aer_train.settings import base_config, parse, read_config
 
-Settings = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
+RunConfigFlags = Annotated[tyro.conf.FlagConversionOff[TrainConfig], tyro.conf.arg(name="")]
 
 JOINT_COMMANDS = ("train", "eval")
 """What several processes of torchrun can do together."""
@@ -29,12 +31,16 @@ JOINT_COMMANDS = ("train", "eval")
 GRACE_SECONDS = 3.0
 """How long a process waits with an error that another one may have told first, whereupon torchrun ends this one."""
 
+CHATTY = ("torchao", "torch.utils._pytree")
+"""transformers imports torchao wherever it is installed, which then says what it lacks: kernels for other GPUs."""
+
 USAGE = """usage: aer-train COMMAND [options]
 
 commands:
   demo     train the embedded policy with and without adaptive entropy, and compare (offline, minutes on a CPU)
   train    train a policy on verifiable rewards
   eval     avg@n, pass@k and majority@k of a model, a checkpoint or a run, on files or benchmarks
+  merge    the whole model of a policy with LoRA adapters, as a folder
   compare  two evaluations of the same problems, with a paired bootstrap
   grade    grade saved responses again, beside their stored verdict and a second rule
   report   HTML report of one or several runs
@@ -44,12 +50,14 @@ aer-train COMMAND --help shows the options of a command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 (disagreements, where asked), 2 (a user error, told in one line), 130 (interrupted)."""
+    """Run a command and return its exit code: 0, 1 (disagreements, where asked), 2 (a user error, told in one line), 130 (interrupted),
+    143 (SIGTERM; the last step is saved)."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "demo": _demo,
         "train": _train,
         "eval": _eval,
+        "merge": _merge,
         "compare": _compare,
         "grade": _grade,
         "report": _report,
@@ -60,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"aer-train {__version__}" if args == ["--version"] else USAGE)
         return 0
-    if "" not in sys.path:
-        sys.path.append("")  # a reward function may be in a module beside the configuration, as with python -m
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(logging.ERROR)
     rank = dist.launched_rank()
     if rank > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the first process speaks for all
@@ -75,10 +83,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank == 0:
             print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, SyncError) as error:
+    except Preempted as ended:
+        if rank == 0:
+            print(ended, file=sys.stderr)
+        return EXIT_CODE
+    except (ValueError, TypeError, OSError, ImportError, FloatingPointError, SyncError, MemoryError) as error:
         if rank > 0 or isinstance(error, dist.RankLost):
             time.sleep(GRACE_SECONDS)
-        print(f"{f'rank {rank} ' if rank else ''}error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{f'rank {rank} ' if rank else ''}error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
 
 
@@ -89,12 +101,12 @@ class TrainArgs:
     config: Path | None = None
     """File with the configuration tree (.toml, .json or .yaml), all keys optional."""
     preset: str | None = None
-    """Settings that are known to work: countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo."""
+    """Settings to start from: countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo."""
     resume: Path | None = None
     """Run folder to go on with, from its newest checkpoint and with its own settings."""
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the resolved configuration and the predicted memory, and stop."""
-    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+    run_config: RunConfigFlags = dataclasses.field(default_factory=TrainConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +127,19 @@ class EvalArgs:
     """Folder for the result and the samples. None: evals/NAME."""
     samples: int | None = None
     """Responses per prompt. None: eval.samples."""
-    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+    run_config: RunConfigFlags = dataclasses.field(default_factory=TrainConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeArgs:
+    """Write the whole model of a policy with LoRA adapters (float32), as an ordinary Hugging Face folder."""
+
+    source: tyro.conf.Positional[Path]
+    """Run folder (its newest checkpoint), checkpoint, or any folder with LoRA adapters."""
+    out: Path
+    """Folder for the model; must not exist yet."""
+    trust_remote_code: tyro.conf.FlagCreatePairsOff[bool] = False
+    """As model.trust_remote_code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +198,7 @@ class DoctorArgs:
     """Settings by name, as for train."""
     processes: int = 1
     """Processes of torchrun over which the parameters are sharded; the memory is that of each."""
-    settings: Settings = dataclasses.field(default_factory=TrainConfig)
+    run_config: RunConfigFlags = dataclasses.field(default_factory=TrainConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +215,11 @@ class DemoArgs:
 
 def _train(args: list[str]) -> int:
     found = _sources(args)
-    settings = base_config(found.config, found.preset, found.resume)
+    start = _start(found, found.resume)
     if found.resume is not None:
-        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, out=str(found.resume)))
-    parsed = parse(TrainArgs, "aer-train train", args, TrainArgs(settings=settings))
-    config = parsed.settings
+        start = dataclasses.replace(start, run=dataclasses.replace(start.run, out=str(found.resume)))
+    parsed = parse(TrainArgs, "aer-train train", args, TrainArgs(run_config=start))
+    config = parsed.run_config
     if parsed.resume is not None and Path(config.run.out) != parsed.resume:
         raise ValueError(f"run.out must not be given together with --resume, got {config.run.out}")
     check_config(config)
@@ -214,20 +238,30 @@ def _train(args: list[str]) -> int:
 def _eval(args: list[str]) -> int:
     found = _sources(args)
     is_run = found.model is not None and (found.model / "checkpoints").is_dir() and found.config is None
-    settings = base_config(found.config, None, found.model if is_run else None)
-    parsed = parse(EvalArgs, "aer-train eval", args, EvalArgs(model=tyro.MISSING, settings=settings))
-    config = parsed.settings
+    start = _start(found, found.model if is_run else None)
+    parsed = parse(EvalArgs, "aer-train eval", args, EvalArgs(model=tyro.MISSING, run_config=start))
+    config = parsed.run_config
     chosen: dict[str, Any] = {"samples": parsed.samples, "suite_dir": parsed.suite_dir}
     if parsed.data is not None or parsed.suites is not None:
         chosen |= {"data": parsed.data, "suites": parsed.suites or ()}
     given = {name: value for name, value in chosen.items() if value is not None or name == "data"}
-    if parsed.data not in (None, settings.eval.data) and config.eval.revision == settings.eval.revision:
+    if parsed.data not in (None, start.eval.data) and config.eval.revision == start.eval.revision:
         given["revision"] = None  # the settings' revision is that of their own data
     config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, **given))
     check_config(config)
-    from aer_train.eval_run import evaluate_model
+    from aer_train.evaluation.folder import evaluate_model
 
     evaluate_model(parsed.model, config, parsed.out)
+    return 0
+
+
+def _merge(args: list[str]) -> int:
+    parsed = parse(MergeArgs, "aer-train merge", args, MergeArgs(tyro.MISSING, tyro.MISSING))
+    from aer_train.run import checkpoint
+    from aer_train.run.merge import merge
+
+    merge(checkpoint.latest(parsed.source) or parsed.source, parsed.out, parsed.trust_remote_code)
+    print(f"model: {parsed.out}")
     return 0
 
 
@@ -235,7 +269,7 @@ def _compare(args: list[str]) -> int:
     parsed = parse(CompareArgs, "aer-train compare", args, CompareArgs())
     if len(parsed.results) != 2:
         raise ValueError(f"compare must be given two evaluations, got {len(parsed.results)}")
-    from aer_train.compare import compare_files
+    from aer_train.evaluation.compare import compare_files
 
     compare_files(*parsed.results, parsed.out)
     return 0
@@ -253,7 +287,7 @@ def _grade(args: list[str]) -> int:
             raise ValueError(f"--kind must be given for runs with different rules, got {', '.join(sorted(kinds))}")
         kind = kinds.pop()
     second = parsed.second or ("math_verify" if kind == "math" else "none")
-    from aer_train.grade import Columns, grade_files
+    from aer_train.evaluation.grade import Columns, grade_files
 
     columns = Columns(parsed.response_column, parsed.answer_column, parsed.outcome_column)
     reward = RewardConfig(kind=kind, timeout=parsed.timeout, workers=parsed.workers, lenient=parsed.lenient)
@@ -287,24 +321,29 @@ def _demo(args: list[str]) -> int:
 
 def _doctor(args: list[str]) -> int:
     found = _sources(args)
-    settings = base_config(found.config, found.preset, None)
-    parsed = parse(DoctorArgs, "aer-train doctor", args, DoctorArgs(settings=settings))
+    start = _start(found, None)
+    parsed = parse(DoctorArgs, "aer-train doctor", args, DoctorArgs(run_config=start))
     from aer_train.doctor import describe_machine
 
     _print_table(describe_machine())
-    _print_memory(parsed.settings, parsed.processes)
+    _print_memory(parsed.run_config, parsed.processes)
     return 0
 
 
 def _sources(args: list[str]) -> argparse.Namespace:
     """Find the options that decide which settings all the others change."""
     sources = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, convert in (("config", Path), ("preset", str), ("resume", Path), ("model", Path)):
+    for name, convert in (("config", Path), ("preset", str), ("resume", Path), ("model", Path), ("method.kind", str)):
         sources.add_argument(f"--{name}", type=convert)
     try:
         return sources.parse_known_args(args)[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+
+
+def _start(found: argparse.Namespace, run: Path | None) -> TrainConfig:
+    """Return what the flags start from: the settings of a file, preset or run, with the options of the method that a flag chooses."""
+    return with_method(base_config(found.config, found.preset, run), getattr(found, "method.kind"))
 
 
 def _print_memory(config: TrainConfig, processes: int) -> None:
@@ -316,7 +355,7 @@ def _print_memory(config: TrainConfig, processes: int) -> None:
         print(f"\npredicted memory of {config.model.name}: unknown, {error}")
         return
     each = "" if processes == 1 else f" on each of {processes} GPUs"
-    print(f"\npredicted memory of {config.model.name}{each}, without its activations")
+    print(f"\npredicted memory of {config.model.name}{each}")
     _print_table({name: f"{size / 2**20:12,.1f} MiB" for name, size in needs.items()})
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PARTS = ("rollout", "verify_wait", "exchange", "old_logprobs", "train", "sync", "eval", "checkpoint", "record", "other")
-"""verify_wait: verification that generation did not hide. exchange: waiting for the samples of other ranks. old_logprobs: forward passes
+PARTS = ("rollout", "rollout_wait", "verify_wait", "exchange", "old_logprobs", "train", "sync", "eval", "checkpoint", "record", "other")
+"""rollout_wait: sampling for the next step that this one did not hide (rollout.ahead). verify_wait: verification that generation did not
+hide. exchange: waiting for the samples of other ranks. old_logprobs: forward passes
 before several updates. record: writing samples. other: all the rest, such as advantages and the row of metrics itself."""
 
 

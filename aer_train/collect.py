@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
-from aer_kernels import AdaptiveEntropyController
+from aer_kernels.methods import Method
+from aer_kernels.methods.seam import needs_pass
 from aer_train import dist
 from aer_train.clock import Clock
-from aer_train.config import TrainConfig
-from aer_train.data import prompts_at
-from aer_train.judge import replaceable, teaches
-from aer_train.rollout.protocol import Rollout
-from aer_train.types import Group, Prompt
-from aer_train.verify import Verifier
+from aer_train.config.tree import TrainConfig
+from aer_train.data.difficulty import Difficulty
+from aer_train.rollout.protocol import GroupSize, Rollout, sizes_of
+from aer_train.step.credit import assign_credit
+from aer_train.step.tokens import token_batch, weigh
+from aer_train.types import Group, Prompt, Sample, Sampling, Verdict
+from aer_train.verify.rewards import Rewards, question_of
+
+
+class Plan(NamedTuple):
+    """What a step draws first: its own prompts."""
+
+    places: list[int]
+    """In the data."""
+    prompts: list[Prompt]
+    sizes: GroupSize
+    seed: tuple[int | str, ...]
+    """Names of the draw."""
+    position: int
+    """Prompts taken from the data so far, these included."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A plan that was carried out."""
+
+    places: list[int]
+    groups: list[Group]
+    position: int
 
 
 @dataclass(frozen=True)
@@ -23,22 +49,26 @@ class Collected:
     groups: list[Group]
     """optim.prompts_per_step of them."""
     rounds: list[list[Group]]
-    """As they were drawn: the step's own prompts, unbiased, then the fresh ones of each refill."""
+    """As they were sampled: the step's own prompts, unbiased, then the fresh ones of each refill."""
     left: int
     """Groups that still teach nothing."""
     position: int
     """Prompts taken from the data so far, those of this step included."""
+    places: list[list[int]] = field(default_factory=list)
+    """Of each round: where in the data its prompts are."""
 
 
 def collect(
     rollout: Rollout,
-    verifier: Verifier,
+    verifier: Rewards,
     prompts: list[Prompt],
     position: int,
     step: int,
-    controller: AdaptiveEntropyController,
+    method: Method,
     config: TrainConfig,
     clock: Clock,
+    difficulty: Difficulty | None = None,
+    drawn: Draw | None = None,
 ) -> Collected:
     """Sample the next prompts, verify the responses, and replace groups that teach nothing by fresh ones (rollout.refill).
 
@@ -50,63 +80,119 @@ def collect(
         prompts: all of them.
         position: how many were taken by earlier steps.
         step: 1-based; names the draw, together with the round.
+        difficulty: chooses prompts and sizes of groups; None takes the plain order.
+        drawn: the step's own prompts, where they were sampled before.
     """
     seed, size = config.run.seed, config.rollout.group_size
-    chosen = prompts_at(prompts, seed, position, config.optim.prompts_per_step)
-    position += len(chosen)
-    groups = draw(rollout, verifier, chosen, size, (seed, "train", step), clock)
-    rounds = [groups]
-    places = _replaceable_places(groups, controller, config)
+    difficulty = difficulty or Difficulty(config.difficulty, prompts, seed)
+    if drawn is None:
+        plan = planned(prompts, position, step, config, difficulty)
+        drawn = Draw(plan.places, sample_groups(rollout, verifier, plan.prompts, plan.sizes, plan.seed, clock), plan.position)
+    groups, position = drawn.groups, drawn.position
+    rounds, taken_places = [groups], [drawn.places]
+    places = _replaceable_places(groups, method, config)
     while places and len(rounds) <= config.rollout.refill_rounds:
-        chosen = prompts_at(prompts, seed, position, len(places))
-        position += len(chosen)
-        fresh = draw(rollout, verifier, chosen, size, (seed, "train", step, "refill", len(rounds)), clock)
+        chosen, position = difficulty.take(position, len(places), step, len(rounds), [place for part in taken_places for place in part])
+        if not chosen:
+            break
+        seeds = (seed, "train", step, "refill", len(rounds))
+        fresh = sample_groups(rollout, verifier, [prompts[place] for place in chosen], size, seeds, clock)
         rounds.append(fresh)
-        useful = [group for group, use in zip(fresh, teaches(fresh, controller, config), strict=True) if use]
+        taken_places.append(chosen)
+        useful = [group for group, use in zip(fresh, teaches(fresh, config), strict=True) if use]
         taken = dict(zip(places, useful, strict=False))
         groups = [taken.get(place, group) for place, group in enumerate(groups)]
-        places = _replaceable_places(groups, controller, config)
-    return Collected(groups, rounds, len(places), position)
+        places = _replaceable_places(groups, method, config)
+    return Collected(groups, rounds, len(places), position, taken_places)
 
 
-def _replaceable_places(groups: list[Group], controller: AdaptiveEntropyController, config: TrainConfig) -> list[int]:
-    return [place for place, empty in enumerate(replaceable(groups, controller, config)) if empty]
+def planned(prompts: list[Prompt], position: int, step: int, config: TrainConfig, difficulty: Difficulty) -> Plan:
+    """Return what a step draws first. All ranks must call it together. Arguments as for `collect`."""
+    places, position = difficulty.take(position, config.optim.prompts_per_step, step)
+    sizes = difficulty.group_sizes(places, config.rollout.group_size)
+    return Plan(places, [prompts[place] for place in places], sizes, (config.run.seed, "train", step), position)
 
 
-def draw(
+def teaches(groups: list[Group], config: TrainConfig) -> list[bool]:
+    """Return which groups have an advantage that reaches a trained response."""
+    batch = assign_credit(groups, config)
+    return _any_of_group(groups, [used and advantage != 0 for used, advantage in zip(batch.trained, batch.advantages, strict=True)])
+
+
+def replaceable(groups: list[Group], method: Method, config: TrainConfig) -> list[bool]:
+    """Return which groups rollout.refill replaces: those that teach nothing and, for no_signal, to whose tokens the method as it is now
+    gives nothing either. (One that needs a forward pass for that is not asked.)"""
+    if config.rollout.refill == "zero_variance" or needs_pass(method):
+        kept = teaches(groups, config)
+    else:
+        batch = assign_credit(groups, config)
+        kept = _any_of_group(groups, weigh(batch, token_batch(batch, ("refill",)), method).has_signal())
+    return [not keep for keep in kept]
+
+
+def _any_of_group(groups: list[Group], samples: list[bool]) -> list[bool]:
+    each = iter(samples)
+    return [any([next(each) for _ in group.samples]) for group in groups]
+
+
+def _replaceable_places(groups: list[Group], method: Method, config: TrainConfig) -> list[int]:
+    return [place for place, empty in enumerate(replaceable(groups, method, config)) if empty]
+
+
+def sample_groups(
     rollout: Rollout,
-    verifier: Verifier,
+    verifier: Rewards,
     prompts: list[Prompt],
-    group_size: int,
+    group_size: GroupSize,
     seed: tuple[int | str, ...],
     clock: Clock,
-    temperature: float | None = None,
+    sampling: Sampling | None = None,
     first: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Group]:
     """Return a group for each prompt. Finished samples go to the verifier while others are still being generated.
 
-    Every rank draws a share of the prompts, and gets the groups of all.
+    Every rank samples a share of the prompts, and gets the groups of all.
 
     Args:
-        temperature, first: see `Rollout.stream`.
+        sampling, first: see `Rollout.stream`.
         progress: is told how many more samples are there.
     """
-    samples, pending = [], []
-    share = dist.share(len(prompts))
-    with clock.part("rollout"):
-        for part in rollout.stream(prompts[share.start : share.stop], group_size, seed, temperature, first + share.start):
-            samples += part
-            progress(len(part))
-            with clock.part("verify_wait"):
-                pending.append(verifier.submit([(sample.text, prompts[sample.prompt - first].answer) for sample in part]))
-    with clock.part("verify_wait"):
-        verdicts = [verdict for part in pending for verdict in part.result()]
-    mine = sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
+    mine = sample_share(rollout, verifier, prompts, group_size, seed, clock, sampling, first, progress)
     with clock.part("exchange"):
         drawn = [pair for part in dist.all_gather(mine) for pair in part]
     progress(len(drawn) - len(mine))
-    return [
-        Group(prompt, *map(list, zip(*drawn[place * group_size : (place + 1) * group_size], strict=True)))
-        for place, prompt in enumerate(prompts)
-    ]
+    return grouped(prompts, group_size, drawn)
+
+
+def sample_share(
+    rollout: Rollout,
+    verifier: Rewards,
+    prompts: list[Prompt],
+    group_size: GroupSize,
+    seed: tuple[int | str, ...],
+    clock: Clock,
+    sampling: Sampling | None = None,
+    first: int = 0,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[tuple[Sample, Verdict]]:
+    """Return this rank's share of the samples, ordered by prompt, then index, with their verdicts. It waits for no other rank, so that a
+    thread can do it. Arguments as for `sample_groups`."""
+    samples, pending = [], []
+    share, sizes = dist.share(len(prompts)), sizes_of(group_size, len(prompts))
+    mine_of_each = group_size if isinstance(group_size, int) else sizes[share.start : share.stop]
+    with clock.part("rollout"):
+        for part in rollout.stream(prompts[share.start : share.stop], mine_of_each, seed, sampling, first + share.start):
+            samples += part
+            progress(len(part))
+            with clock.part("verify_wait"):
+                pending.append(verifier.submit([question_of(prompts[sample.prompt - first], sample.text) for sample in part]))
+    with clock.part("verify_wait"):
+        verdicts = [verdict for part in pending for verdict in part.result()]
+    return sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
+
+
+def grouped(prompts: list[Prompt], group_size: GroupSize, pairs: list[tuple[Sample, Verdict]]) -> list[Group]:
+    """Return a group for each prompt of all ranks' samples, which are in order."""
+    bounds = pairwise(accumulate(sizes_of(group_size, len(prompts)), initial=0))
+    return [Group(prompt, *map(list, zip(*pairs[start:stop], strict=True))) for prompt, (start, stop) in zip(prompts, bounds, strict=True)]

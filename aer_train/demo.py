@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from aer_train.console import numbers
-from aer_train.record import read_evals, read_metrics
+from aer_train.monitor.console import numbers
+from aer_train.run.folder import read_evals, read_metrics
 
 RUNS = {"grpo": "off", "aer": "aer"}
-"""Name of each run and its entropy.kind; everything else is the same."""
+"""Name of each run and its method.kind; everything else is the same."""
 
 EVAL_EVERY = 20
 """Steps between two points of the report's accuracy curves."""
@@ -90,7 +90,7 @@ def _command(folder: Path, kind: str, model: str, steps: int, seed: int) -> list
     run = {"out": folder, "steps": steps, "seed": seed, "threads": 1, "device": "cpu"}
     options = [
         f"--model.name={model}",
-        f"--entropy.kind={kind}",
+        f"--method.kind={kind}",
         f"--eval.every={EVAL_EVERY}",
         *(f"--run.{name}={value}" for name, value in run.items()),
     ]

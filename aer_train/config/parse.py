@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import tyro
 
-from aer_train.config import TrainConfig
-from aer_train.presets import PRESETS
+from aer_train.config.method import with_method
+from aer_train.config.presets import PRESETS
+from aer_train.config.tree import TrainConfig
 
 T = TypeVar("T")
 
@@ -61,7 +62,10 @@ def read_config(path: Path) -> TrainConfig:
         ValueError - naming the file: missing, not readable, an unknown key or a bad value.
     """
     try:
-        return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(_read_tree(path)), TrainConfig())
+        tree = _read_tree(path)
+        method = tree.get("method", {})
+        start = with_method(TrainConfig(), method.get("kind") if isinstance(method, dict) else None)
+        return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(tree), start)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

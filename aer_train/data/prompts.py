@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aer_train.config import DataConfig, EvalConfig
+from aer_train.config.tree import DataConfig, EvalConfig
+from aer_train.data.columns import MISSING, column, column_names, gold_answers, is_empty, messages_of
+from aer_train.data.encode import encode_prompts
+from aer_train.data.render import Problem, Rendered, renderer
+from aer_train.data.sources import Table, read_table
+from aer_train.data.suites import read_suite
 from aer_train.seeds import generator
-from aer_train.sources import Row, Table, read_table
-from aer_train.suites import read_suite
 from aer_train.tasks import PREFIX, builtin_prompts
-from aer_train.types import Prompt
+from aer_train.types import Prompt, Row
 
 Message = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Prompts, and a digest of the problems and answers that they were rendered from."""
+
+    prompts: list[Prompt]
+    rows: str
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,13 @@ class PromptSet:
 
     prompts: list[Prompt]
     origin: Row
-    """Where they come from, well enough to get them again: name, source, split, revision (commit of a hub dataset), problems, and a digest
-    of ids, texts and answers."""
+    """Where they come from, well enough to get them again: name, source, split, revision (commit of a hub dataset), problems, a digest of
+    ids, texts and answers, and one of the rows that they were rendered from."""
+
+    longest: int = 0
+    """Tokens of the longest prompt."""
+    largest_token: int = 0
+    """The largest id of a token in them."""
 
     @property
     def name(self) -> str:
@@ -57,26 +72,31 @@ def load_prompts(
         suite_dir: folder with the suites as local files; None takes them from the hub.
         limit: use the first `limit` prompts; None uses all.
         seed: of the draw of an embedded task.
-        message: is told how many prompts were dropped and how many are there twice.
+        message: is told how many rows and prompts were dropped, and how many prompts are there twice.
     Returns:
         At least one prompt. The id is the row's `id`, else its number.
     Raises:
         ValueError - naming the source and what is wrong with it.
     """
     if source.startswith(PREFIX):
-        return _prompt_set("", source, split, None, builtin_prompts(source, split, limit, seed))
+        prompts = builtin_prompts(source, split, limit, seed)
+        return _prompt_set("", source, split, None, prompts, encode_prompts(tokenizer, prompts))
     if source.startswith("suite:"):
         name = source.removeprefix("suite:")
         suite, table = read_suite(name, suite_dir)
         source, split = suite.dataset, suite.split
         config = replace(config, prompt_column=suite.problem, answer_column=suite.answer, tier_column=None)
-        prompts = [replace(p, id=_suite_id(name, p.id), tier=name) for p in _render(config, tokenizer, source, table, suite.id, limit)]
+        loaded = _render(config, tokenizer, source, table, suite.id, limit, message)
+        prompts = [replace(p, id=_suite_id(name, p.id), tier=name) for p in loaded.prompts]
         if len(table.rows) != suite.size:
             message(f"{source}: suite {name} has {suite.size} problems, these are {len(table.rows)}")
     else:
         name, table = "", read_table(source, split, revision)
-        prompts = _render(config, tokenizer, source, table, "id", limit)
-    kept = [p for p in prompts if len(encode_prompt(tokenizer, p.text)) <= config.max_prompt_tokens]
+        loaded = _render(config, tokenizer, source, table, "id", limit, message)
+        prompts = loaded.prompts
+    encoded = zip(prompts, encode_prompts(tokenizer, prompts), strict=True)
+    short = [(p, tokens) for p, tokens in encoded if len(tokens) <= config.max_prompt_tokens]
+    kept = [p for p, _ in short]
     if not kept:
         raise ValueError(
             f"data.max_prompt_tokens must leave some prompts, got {config.max_prompt_tokens}: every prompt of {source} is longer"
@@ -84,7 +104,7 @@ def load_prompts(
     if len(kept) < len(prompts):
         message(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts dropped (data.max_prompt_tokens)")
     _tell_repeated(source, kept, message)
-    return _prompt_set(name, source, split, table.revision, kept)
+    return _prompt_set(name, source, split, table.revision, kept, [tokens for _, tokens in short], loaded.rows)
 
 
 def load_eval_sets(config: EvalConfig, data: DataConfig, tokenizer: Any, *, seed: int = 0, message: Message = print) -> list[PromptSet]:
@@ -106,93 +126,88 @@ def overlap(prompts: Iterable[Prompt], held_out: Iterable[Prompt]) -> list[Promp
     return [prompt for prompt in held_out if _plain(prompt.text) in seen]
 
 
-def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """Return the prompt's tokens. A rendered chat template already starts with its begin-of-sequence token; it is not added twice."""
-    has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    try:
-        return tokenizer.encode(text, add_special_tokens=not has_bos)
-    except Exception as error:  # tokenizers has no class of its own for a character that it lacks
-        raise ValueError(f"model.name must have a tokenizer that can read the prompts, got {text[:60]!r}: {error}") from error
-
-
-def prompts_at(prompts: list[Prompt], seed: int, start: int, count: int) -> list[Prompt]:
-    """Return `count` prompts from position `start` on of an endless sequence of seeded permutations.
+def order_at(size: int, seed: int, start: int, count: int) -> list[int]:
+    """Return the places of `count` prompts from position `start` on of an endless sequence of seeded permutations.
 
     Args:
-        prompts: all of them; each comes once an epoch.
+        size: how many prompts there are; each comes once an epoch.
         start: how many were taken before, >= 0.
     """
     chosen, epoch, order = [], -1, []
     for position in range(start, start + count):
-        if position // len(prompts) != epoch:
-            epoch = position // len(prompts)
-            order = generator(seed, "epoch", epoch).permutation(len(prompts)).tolist()
-        chosen.append(prompts[order[position % len(prompts)]])
+        if position // size != epoch:
+            epoch = position // size
+            order = generator(seed, "epoch", epoch).permutation(size).tolist()
+        chosen.append(order[position % size])
     return chosen
 
 
-def answer_text(value: Any) -> str | None:
-    """Return a gold answer as text: text, a finite number, or a list of one of them. None for anything else, such as alternatives.
-
-    A number with no fraction loses its point (27.0 is 27): columns of whole numbers are often stored as floats.
-    """
-    if isinstance(value, list) and len(value) == 1:
-        return answer_text(value[0])
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    return None
-
-
-def _render(config: DataConfig, tokenizer: Any, source: str, table: Table, id_column: str, limit: int | None) -> list[Prompt]:
-    render = _renderer(config, tokenizer)
-    return [_prompt(config, source, number, row, id_column, render) for number, row in enumerate(table.rows[:limit])]
-
-
-def _renderer(config: DataConfig, tokenizer: Any) -> Callable[[str], str]:
-    if "{problem}" not in config.template:
-        raise ValueError(f"data.template must contain {{problem}}, got {config.template!r}")
-    if not config.chat:
-        if config.system is not None:
-            raise ValueError(f"data.system must be None without data.chat, got {config.system!r}")
-        return lambda problem: config.template.replace("{problem}", problem)
-    if tokenizer.chat_template is None:
-        raise ValueError("data.chat must be False for a tokenizer without a chat template, got True")
-    system = [] if config.system is None else [{"role": "system", "content": config.system}]
-
-    def render(problem: str) -> str:
-        user = {"role": "user", "content": config.template.replace("{problem}", problem)}
-        return tokenizer.apply_chat_template([*system, user], tokenize=False, add_generation_prompt=True)
-
-    return render
+def _render(config: DataConfig, tokenizer: Any, source: str, table: Table, id_column: str, limit: int | None, message: Message) -> Loaded:
+    """The prompts of the first `limit` rows; rows that lack a problem or an answer are dropped and counted."""
+    rows, render = table.rows[:limit], renderer(config, tokenizer)
+    for option in ("prompt_column", "answer_column", "tier_column"):
+        name = getattr(config, option)
+        if name is not None and all(column(row, name) is MISSING for row in rows):
+            raise ValueError(f"data.{option} must be a column of {source} ({', '.join(column_names(rows[0]))}), got {name!r}")
+    found = [_read(config, source, number, row, id_column) for number, row in enumerate(rows)]
+    read = [each for each in found if each is not None]
+    if not read:
+        raise ValueError(f"data.answer_column must hold an answer in some rows of {source}, got none in {config.answer_column!r}")
+    if len(read) < len(rows):
+        example = found.index(None)
+        message(f"{source}: {len(rows) - len(read)} of {len(rows)} rows dropped, which have no problem or no answer (first: row {example})")
+    try:
+        return Loaded([_prompt(render, *each) for each in read], _digest([(problem, answers) for _, problem, answers, *_ in read]))
+    except ValueError as error:
+        raise ValueError(f"{error} ({source})") from error
 
 
-def _prompt(config: DataConfig, source: str, number: int, row: Row, id_column: str, render: Callable[[str], str]) -> Prompt:
-    for name, column in (
-        ("prompt_column", config.prompt_column),
-        ("answer_column", config.answer_column),
-        ("tier_column", config.tier_column),
-    ):
-        if column is not None and column not in row:
-            raise ValueError(f"data.{name} must be a column of {source} ({', '.join(sorted(row))}), got {column!r}")
-    problem, answer = row[config.prompt_column], answer_text(row[config.answer_column])
-    if not isinstance(problem, str):
-        raise ValueError(f"prompt of row {number} of {source} must be text, got {type(problem).__name__} ({problem!r})")
-    if answer is None:
-        found = row[config.answer_column]
+def _read(config: DataConfig, source: str, number: int, row: Row, id_column: str) -> tuple[str, Problem, tuple[str, ...], str, Row] | None:
+    """Id, problem, gold answers and tier of a row, and the row; None where it has no problem or no answer."""
+    problem, answer = column(row, config.prompt_column), column(row, config.answer_column)
+    if is_empty(problem) or is_empty(answer):
+        return None
+    known, answers = problem if isinstance(problem, str) else messages_of(problem), gold_answers(answer)
+    if known is None:
         raise ValueError(
-            f"answer of row {number} of {source} must be text, a finite number or a list of one, got {type(found).__name__} ({found!r})"
+            f"prompt of row {number} of {source} must be text, or messages of text that end with the user's, "
+            f"got {type(problem).__name__} ({_short(problem)})"
         )
-    tier = "all" if config.tier_column is None else str(row[config.tier_column])
-    return Prompt(str(row.get(id_column, number)), render(problem), answer, tier)
+    if answers is None:
+        raise ValueError(
+            f"answer of row {number} of {source} must be text, a finite number or a list of them, "
+            f"got {type(answer).__name__} ({_short(answer)})"
+        )
+    tier = "all" if config.tier_column is None else column(row, config.tier_column)
+    if tier is MISSING:
+        raise ValueError(f"row {number} of {source} must have the column of data.tier_column, got none of {config.tier_column!r}")
+    identity = column(row, id_column)
+    return str(number if is_empty(identity) else identity), known, answers, str(tier), row
 
 
-def _prompt_set(name: str, source: str, split: str, revision: str | None, prompts: list[Prompt]) -> PromptSet:
-    text = json.dumps([[p.id, p.text, p.answer] for p in prompts])
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _prompt(
+    render: Callable[[Problem], Rendered], identity: str, problem: Problem, answers: tuple[str, ...], tier: str, row: Row
+) -> Prompt:
+    text, messages = render(problem)
+    return Prompt(identity, text, answers[0], tier, answers[1:], messages is not None, row, messages)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _prompt_set(
+    name: str, source: str, split: str, revision: str | None, prompts: list[Prompt], encoded: list[list[int]], rows: str | None = None
+) -> PromptSet:
+    digest = _digest([[p.id, p.text, p.answer, *p.others] for p in prompts])
     origin = {"name": name, "source": source, "split": split, "revision": revision, "problems": len(prompts), "digest": digest}
-    return PromptSet(prompts, origin)
+    longest, largest = max(map(len, encoded)), max(max(tokens, default=0) for tokens in encoded)
+    return PromptSet(prompts, origin | {"rows": rows or digest}, longest, largest)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _suite_id(name: str, number: str) -> str:
@@ -204,15 +219,15 @@ def _hub_name(source: str) -> str:
 
 
 def _tell_repeated(source: str, prompts: list[Prompt], message: Message) -> None:
-    answers: dict[str, str] = {}
+    answers: dict[str, tuple[str, ...]] = {}
     repeated: list[Prompt] = []
     for prompt in prompts:
         text = _plain(prompt.text)
         if text in answers:
             repeated.append(prompt)
-        answers.setdefault(text, prompt.answer)
+        answers.setdefault(text, prompt.golds)
     if repeated:
-        other = sum(answers[_plain(prompt.text)] != prompt.answer for prompt in repeated)
+        other = sum(answers[_plain(prompt.text)] != prompt.golds for prompt in repeated)
         conflict = f", {other} of them with another answer" if other else ""
         message(f"{source}: {len(repeated)} of {len(prompts)} prompts repeat an earlier one (first: {repeated[0].id}){conflict}")
 

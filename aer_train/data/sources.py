@@ -1,17 +1,17 @@
-"""Rows of a dataset, as they are stored: JSONL and parquet files, hub datasets at a known commit."""
+"""Rows of a dataset, as they are stored: files, hub datasets at a known commit."""
 
 from __future__ import annotations
 
 import glob
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
-Row = dict[str, Any]
+from aer_train.data.files import FORMATS, file_format, read_file
+from aer_train.types import Row
 
-FORMATS = (".jsonl", ".parquet")
+RULE = f"data must be a {', '.join(FORMATS)} file, a hub dataset id or builtin:TASK"
 
 
 @dataclass(frozen=True)
@@ -27,49 +27,23 @@ def read_table(source: str, split: str, revision: str | None) -> Table:
     """Return the rows of `source`.
 
     Args:
-        source: .jsonl or .parquet file, a pattern of such files (`data/*.jsonl`, in the order of their names), or a hub dataset
+        source: file in one of `files.FORMATS`, a pattern of such files (`data/*.jsonl`, in the order of their names), or a hub dataset
             (`org/name` or `org/name:config`).
         split: of a hub dataset.
         revision: branch, tag or commit of a hub dataset; None is its default branch.
     Raises:
         ValueError - naming the source and what is wrong with it.
     """
-    if Path(source).suffix not in FORMATS:
+    if file_format(source) is None:
         return _read_hub(source, split, revision)
     path = Path(source).expanduser()
     files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(str(path)))]
     if not files:
         raise ValueError(f"data must name an existing file, got {source}")
-    rows = [row for file in files for row in (_read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file))]
+    rows = [row for file in files for row in read_file(file)]
     if not rows:
         raise ValueError(f"{source} must hold at least one row, got an empty dataset")
     return Table(rows)
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} must be a parquet file, got: {error}") from error
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} line {number} must be a JSON object, got: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path} line {number} must be a JSON object, got {type(row).__name__}")
-            rows.append(row)
-    return rows
 
 
 def _read_hub(source: str, split: str, revision: str | None) -> Table:
@@ -81,11 +55,9 @@ def _read_hub(source: str, split: str, revision: str | None) -> Table:
         builder = load_dataset_builder(name, config or None, revision=revision)
         builder.download_and_prepare()
         rows = builder.as_dataset(split=split).to_list()
-    except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"data must be a .jsonl or .parquet file, a hub dataset id or builtin:TASK, got {source!r} (split {split!r}): {reason}"
-        ) from error
+    except (DatasetNotFoundError, OSError, ValueError, RuntimeError, UnpicklingError) as error:  # scripts and pickles are not run
+        reason = re.sub(r"(supported extension) \[.*", r"\1", str(error).strip().splitlines()[0])  # a hundred of them follow
+        raise ValueError(f"{RULE}, got {source!r} (split {split!r}): {reason}") from error
     if not rows:
         raise ValueError(f"{source} must hold at least one row, got an empty dataset")
     commit = builder.hash if _is_commit(builder.hash) else None

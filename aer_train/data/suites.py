@@ -8,7 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aer_train.sources import FORMATS, Table, read_table
+from aer_train.data.sources import Table, read_table
+
+LOCAL_FORMATS = (".jsonl", ".parquet")
+"""Of the files in suite_dir."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def read_suite(name: str, folder: str | None) -> tuple[Suite, Table]:
 
 
 def _local_file(name: str, split: str, folder: Path) -> Path:
-    names = [f"{stem}{ending}" for stem in (name, f"{name}_{split}") for ending in FORMATS]
+    names = [f"{stem}{ending}" for stem in (name, f"{name}_{split}") for ending in LOCAL_FORMATS]
     for file in names:
         if (folder / file).is_file():
             return folder / file

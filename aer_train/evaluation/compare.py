@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from aer_train.console import Console, table
-from aer_train.estimates import Estimate, shown_ks
-from aer_train.eval_report import Cells, markdown, measure_cells
-from aer_train.evaluate import measures, named, tier_places
-from aer_train.record import read_evals, write_atomic
+from aer_train.evaluation.estimates import Estimate, shown_ks
+from aer_train.evaluation.evaluate import measures, named, tier_places
+from aer_train.evaluation.tables import Cells, markdown, measure_cells
+from aer_train.monitor.console import Console, table
+from aer_train.run.files import write_atomic
+from aer_train.run.folder import read_evals
 from aer_train.seeds import generator
+from aer_train.types import Row
 
-Row = dict[str, Any]
-
-SAME = ("samples", "temperature", "max_new_tokens", "reward")
+SAME = ("samples", "temperature", "top_p", "max_new_tokens", "reward")
 """What two evaluations must have in common."""
 
 MOST = 10
@@ -103,6 +102,8 @@ def read_result(path: Path) -> Row:
         result = evals[max(evals)]
     else:
         raise ValueError(f"an evaluation must be a folder of aer-train eval, a run with evaluations, or a JSON file of either, got {path}")
+    if isinstance(result, dict):
+        result.setdefault("top_p", 1.0)  # older evaluations drew from all tokens
     if not isinstance(result, dict) or any(name not in result for name in ("problems", "seed", *SAME)):
         raise ValueError(f"{path} must hold an evaluation with its problems, got one without (evaluate again)")
     return result

@@ -8,43 +8,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from aer_train.clock import Clock
-from aer_train.collect import draw
-from aer_train.config import TrainConfig
-from aer_train.data import Message, PromptSet
-from aer_train.estimates import CURVES, Estimate, interval, majority_at_k, pass_at_k
+from aer_train.collect import sample_groups
+from aer_train.config.tree import TrainConfig
+from aer_train.data.prompts import Message, PromptSet
+from aer_train.evaluation.estimates import CURVES, Estimate, interval, majority_at_k, pass_at_k
 from aer_train.rollout.protocol import Rollout
 from aer_train.seeds import generator
-from aer_train.types import Prompt, Sample
-from aer_train.verify import Verdict, Verifier
-from aer_train.verify.compare import answer_key
+from aer_train.types import Prompt, Row, Sample, Sampling, Verdict
+from aer_train.verify.alternatives import stored, unreadable
+from aer_train.verify.equality import answer_key
 from aer_train.verify.extract import gold_answer
-
-Row = dict[str, Any]
+from aer_train.verify.rewards import Rewards
 
 CHUNK = 1024
 """Responses that are sampled, judged and kept together: what an interrupted evaluation loses at most."""
 
 
-def evaluate(rollout: Rollout, verifier: Verifier, sets: Sequence[PromptSet], config: TrainConfig) -> tuple[Row, list[Row]]:
+def evaluate(rollout: Rollout, verifier: Rewards, sets: Sequence[PromptSet], config: TrainConfig) -> tuple[Row, list[Row]]:
     """Evaluate the present weights, and return the result and a row for each response.
 
     Args:
         rollout: samples the responses.
         sets: what to evaluate on; see `load_eval_sets`.
-        config: eval (samples, temperature), run.seed and the settings that the result names.
+        config: eval (samples, temperature, top_p), run.seed and the settings that the result names.
     """
     rows = [row for prompts in sets for _, part in judged_chunks(rollout, verifier, prompts, config) for row in part]
-    return settings(sets, config) | summarize(rows, config.eval.samples, config.run.seed), rows
+    return provenance(sets, config) | summarize(rows, config.eval.samples, config.run.seed), rows
 
 
 def judged_chunks(
     rollout: Rollout,
-    verifier: Verifier,
+    verifier: Rewards,
     prompts: PromptSet,
     config: TrainConfig,
     skip: Container[int] = (),
@@ -56,32 +54,34 @@ def judged_chunks(
         skip: numbers of chunks to leave out.
         progress: is told how many more responses are there.
     """
-    size = max(1, CHUNK // config.eval.samples)
+    size, drawn_from = max(1, CHUNK // config.eval.samples), Sampling(config.eval.temperature, config.eval.top_p)
     seed: tuple[int | str, ...] = (config.run.seed, "eval", prompts.name) if prompts.name else (config.run.seed, "eval")
     for chunk, first in enumerate(range(0, len(prompts.prompts), size)):
         if chunk not in skip:
             part = prompts.prompts[first : first + size]
-            groups = draw(rollout, verifier, part, config.eval.samples, seed, Clock(), config.eval.temperature, first, progress)
+            groups = sample_groups(rollout, verifier, part, config.eval.samples, seed, Clock(), drawn_from, first, progress)
             yield chunk, [_row(g.prompt, s, v) for g in groups for s, v in zip(g.samples, g.verdicts, strict=True)]
 
 
-def settings(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
+def provenance(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
     """Return what the numbers of an evaluation depend on, the weights aside."""
     return {
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
+        "top_p": config.eval.top_p,
         "max_new_tokens": config.rollout.max_new_tokens,
+        **({"stop": list(config.rollout.stop)} if config.rollout.stop else {}),
         "seed": config.run.seed,
-        "reward": f"{config.reward.kind}{' (lenient)' if config.reward.lenient else ''}",
+        "reward": " + ".join([f"{config.reward.kind}{' (lenient)' if config.reward.lenient else ''}", *config.reward.functions]),
         "backend": config.rollout.backend,
         "data": [prompts.origin for prompts in sets],
     }
 
 
-def tell_unreadable(verifier: Verifier, sets: Sequence[PromptSet], message: Message) -> None:
+def tell_unreadable(verifier: Rewards, sets: Sequence[PromptSet], message: Message) -> None:
     """Say which gold answers the verifier cannot read: no response to them can be right, and they stay in the denominators."""
     for prompts in sets:
-        bad = verifier.unparseable([prompt.answer for prompt in prompts.prompts])
+        bad = unreadable(verifier, prompts.prompts)
         if bad:
             example = prompts.prompts[bad[0]]
             message(
@@ -188,6 +188,7 @@ def _row(prompt: Prompt, sample: Sample, verdict: Verdict) -> Row:
         "prompt": prompt.text,
         "response": sample.text,
         "answer": prompt.answer,
+        "other_answers": stored(prompt),
         "extracted": verdict.extracted,
         "outcome": verdict.outcome,
         "reward": verdict.reward,

@@ -13,24 +13,27 @@ import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from aer_train import dist
-from aer_train.checkpoint import latest
-from aer_train.config import TrainConfig
-from aer_train.console import Console
-from aer_train.data import PromptSet, load_eval_sets
-from aer_train.doctor import versions
-from aer_train.eval_report import eval_markdown, pass_at_k_png
-from aer_train.evaluate import CHUNK, judged_chunks, settings, summarize, tell_unreadable
+from aer_train.config.tree import TrainConfig
+from aer_train.data.prompts import PromptSet, load_eval_sets
+from aer_train.data.render import UNUSED_TEMPLATE, dated, today, unused_template
+from aer_train.evaluation.evaluate import CHUNK, judged_chunks, provenance, summarize, tell_unreadable
+from aer_train.evaluation.tables import eval_markdown, pass_at_k_png
+from aer_train.memory.errors import memory_errors
+from aer_train.memory.sizes import sampling_way_out, with_sizes
 from aer_train.model import Policy, load_policy, model_source, resolve_device
-from aer_train.record import eval_json, num_rows, read_parquet, write_atomic, write_parquet
+from aer_train.monitor.console import Console
+from aer_train.monitor.hints import cut_remedy
 from aer_train.rollout.backends import make_rollout
-from aer_train.verify import Verifier
-
-Row = dict[str, Any]
+from aer_train.rollout.lengths import check_prompts
+from aer_train.run.checkpoint import latest
+from aer_train.run.files import eval_json, num_rows, read_parquet, write_atomic, write_parquet
+from aer_train.run.versions import versions
+from aer_train.types import Row
+from aer_train.verify.rewards import Rewards
 
 COUNTED = ["tier", "problem_id", "answer", "extracted", "outcome", "reward", "num_tokens", "finished"]
 """Columns that the numbers are made of; prompts and responses stay on the disk."""
@@ -65,20 +68,38 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
 
 def _evaluate(source: str, label: str, config: TrainConfig, out: Path, device: torch.device) -> Row:
     console = Console()
-    config = replace(config, model=replace(config.model, name=source))
+    config = replace(config, model=replace(config.model, name=source, lora_rank=0))
     policy = load_policy(config.model, device)
+    config = _with_date(config, policy, out)
     sets = load_eval_sets(config.eval, config.data, policy.tokenizer, seed=config.run.seed, message=console.message)
-    about = {"model": source, **_weights(source, policy), "dtype": str(policy.dtype).removeprefix("torch."), **settings(sets, config)}
+    about = {"model": source, **_weights(source, policy), "dtype": str(policy.dtype).removeprefix("torch."), **provenance(sets, config)}
+    if dated(config.data, policy.tokenizer):
+        about["date"] = config.data.date
+    check_prompts(policy, config, sets)
+    config = with_sizes(config, policy, max(prompts.longest for prompts in sets))
     dist.from_main(lambda: _open_folder(out, {**about, "chunk": CHUNK}))
     _hint_at_template(config, policy, console)
     try:
-        _sample(out, policy, sets, config, console)
+        with memory_errors(sampling_way_out(config)):
+            _sample(out, policy, sets, config, console)
     except KeyboardInterrupt:
         console.message(f"interrupted; the same command goes on from the responses in {out}")
         raise
     finally:
         console.close()
     return dist.from_main(lambda: _write(out, label, about, sets, config, console))
+
+
+def _with_date(config: TrainConfig, policy: Policy, out: Path) -> TrainConfig:
+    """The configuration with the date that the prompts hold, if they do: of the option, else of the folder's beginning, else today's."""
+    if config.data.date is not None or not dated(config.data, policy.tokenizer):
+        return config
+
+    def found() -> str:
+        path = out / "settings.json"
+        return (path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("date")) or today()
+
+    return replace(config, data=replace(config.data, date=dist.from_main(found)))
 
 
 def _write(out: Path, label: str, about: Row, sets: list[PromptSet], config: TrainConfig, console: Console) -> Row:
@@ -88,7 +109,9 @@ def _write(out: Path, label: str, about: Row, sets: list[PromptSet], config: Tra
     console.eval_table(result)
     cut = max(numbers["truncated_frac"] for numbers in result["tiers"].values())
     if cut > CUT_HINT:
-        console.hint(f"{cut:.0%} of the responses of a tier were cut: raise rollout.max_new_tokens, or the limit decides the numbers")
+        answered = [row["extracted"] is not None for row in rows if not row["finished"]]
+        remedy = cut_remedy(cut, sum(answered) / len(answered), "rollout.max_new_tokens", "rollout.stop")
+        console.hint(f"{cut:.0%} of the responses of a tier were cut{remedy}. Else the limit decides the numbers")
     write_atomic(out / "eval.json", eval_json(result))
     write_atomic(out / "eval.md", eval_markdown(result))
     try:
@@ -107,8 +130,9 @@ def _sample(out: Path, policy: Policy, sets: list[PromptSet], config: TrainConfi
     if done:
         console.message(f"{out} has {done} of {total} responses")
     with ExitStack() as stack:
-        reward = config.reward
-        verifier = stack.enter_context(Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient))
+        verifier = stack.enter_context(Rewards(config.reward))
+        for prompts in sets:
+            verifier.check(prompts.prompts, prompts.origin["source"])
         tell_unreadable(verifier, sets, console.message)
         rollout = make_rollout(config, policy, [prompt for prompts in sets for prompt in prompts.prompts], out, console.message)
         stack.callback(rollout.close)
@@ -174,5 +198,5 @@ def _hint_at_template(config: TrainConfig, policy: Policy, console: Console) -> 
     """Say what would spoil the numbers, before they are paid for."""
     if config.eval.suites and config.reward.kind == "math" and "boxed" not in config.data.template:
         console.hint("data.template does not ask for \\boxed{}: answers that are not marked count as no_answer")
-    if config.eval.suites and policy.tokenizer.chat_template is not None and not config.data.chat:
-        console.hint("the tokenizer has a chat template that is not used: an instruct model needs data.chat True")
+    if config.eval.suites and unused_template(config.data, policy.tokenizer):
+        console.hint(UNUSED_TEMPLATE)

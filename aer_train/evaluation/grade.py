@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aer_train.config import RewardConfig
-from aer_train.console import Console, table
-from aer_train.record import write_atomic
-from aer_train.sources import FORMATS, read_table
-from aer_train.verify import Verdict, Verifier
+from aer_train.config.tree import RewardConfig
+from aer_train.data.files import FORMATS, file_format
+from aer_train.data.sources import read_table
+from aer_train.monitor.console import Console, table
+from aer_train.run.files import write_atomic
+from aer_train.types import Question, Row, Verdict
+from aer_train.verify import Verifier, alternatives
 from aer_train.verify.extract import gold_answer
 from aer_train.verify.second import SecondRule
-
-Row = dict[str, Any]
 
 CHUNK = 512
 """Responses that are graded between two looks at the progress."""
 
 SHOWN = 10
 """Disagreements that are printed."""
+
+SAMPLE_FORMATS = (".jsonl", ".parquet")
+"""Of the files that a folder stands for; it may hold settings and results in others."""
 
 OUT_FORMATS = (".json", ".jsonl", ".parquet")
 
@@ -45,7 +48,7 @@ def grade_files(sources: Sequence[Path], columns: Columns, reward: RewardConfig,
     """Grade saved responses, print what was found, and return the number of disagreements.
 
     Args:
-        sources: .jsonl or .parquet files, run folders (all their samples), or folders of such files.
+        sources: files in one of FORMATS, run folders (all their samples), or folders of .jsonl or .parquet files.
         reward: the rule, its timeout and its processes.
         second: exact, math_verify, or a dotted path to (response_text, answer) -> float in [0, 1]; None compares with no second rule.
         out: .json, .jsonl or .parquet file for the rows that disagree; None writes none.
@@ -58,18 +61,21 @@ def grade_files(sources: Sequence[Path], columns: Columns, reward: RewardConfig,
     console, counts = Console(), Counts()
     try:
         with (
-            Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient) as verifier,
+            Verifier(reward.kind, reward.timeout, reward.workers, reward.lenient, reward.request_timeout, reward.retries) as verifier,
             SecondRule(second, reward.timeout, reward.workers) as other,
         ):
             for place, file in enumerate(files, 1):
-                rows = _read(file, columns)
+                rows, questions = _read(file, columns)
+                verifier.check(questions[0])
                 console.start(len(rows), 0, f"file {place} of {len(files)}" if len(files) > 1 else "grade")
                 for start in range(0, len(rows), CHUNK):
                     chunk = rows[start : start + CHUNK]
-                    pairs = [(row["response"], row["answer"]) for row in chunk]
-                    pending, asked = verifier.submit(pairs), other.submit(pairs)
-                    for row, verdict, opinion in zip(chunk, pending.result(), asked.result(), strict=True):
-                        counts.add(row, verdict, opinion)
+                    asked = [[questions[row["row"]]._replace(answer=gold) for gold in row["golds"]] for row in chunk]
+                    pairs = [question[:2] for part in asked for question in part]
+                    pending, opinions = alternatives.submit(verifier, asked), other.submit(pairs)
+                    each = iter(opinions.result())
+                    for row, verdict in zip(chunk, pending.result(), strict=True):
+                        counts.add(row, verdict, _best([next(each) for _ in row.pop("golds")]))
                     console.advance(len(chunk))
     finally:
         console.close()
@@ -138,20 +144,20 @@ def _line(row: Row) -> str:
 def _files(source: Path) -> list[Path]:
     """The files that a path stands for."""
     if source.is_file():
-        if source.suffix not in FORMATS:
-            raise ValueError(f"file must end in {' or '.join(FORMATS)}, got {source}")
+        if file_format(source) is None:
+            raise ValueError(f"file must end in {', '.join(FORMATS)}, got {source}")
         return [source]
     if not source.is_dir():
         raise ValueError(f"file must be an existing file or folder, got {source}")
     folder = source / "samples" if (source / "samples").is_dir() else source
-    files = sorted(file for file in folder.iterdir() if file.suffix in FORMATS and not file.name.startswith("."))
+    files = sorted(file for file in folder.iterdir() if file.suffix in SAMPLE_FORMATS and not file.name.startswith("."))
     if not files:
-        raise ValueError(f"folder must hold {' or '.join(FORMATS)} files, got none in {folder}")
+        raise ValueError(f"folder must hold {' or '.join(SAMPLE_FORMATS)} files, got none in {folder}")
     return files
 
 
-def _read(file: Path, columns: Columns) -> list[Row]:
-    """Rows with file, row, response, answer and the stored verdict as an outcome (None where there is none)."""
+def _read(file: Path, columns: Columns) -> tuple[list[Row], list[Question]]:
+    """Rows with file, row, response, answer and the stored verdict as an outcome (None: there is none), and what rewards see of them."""
     rows = read_table(str(file), "", None).rows
     stored = columns.outcome or next((name for name in ("outcome", "reward") if name in rows[0]), None)
     for name, column in (("--response-column", columns.response), ("--answer-column", columns.answer), ("--outcome-column", stored)):
@@ -162,16 +168,24 @@ def _read(file: Path, columns: Columns) -> list[Row]:
         for column in (columns.response, columns.answer):
             if not isinstance(row[column], str):
                 raise ValueError(f"{column} of row {number} of {file} must be text, got {type(row[column]).__name__} ({row[column]!r})")
-    return [
+    questions = [Question(row[columns.response], row[columns.answer], str(row.get("prompt", "")), row) for row in rows]
+    found = [
         {
             "file": str(file),
             "row": number,
             "response": row[columns.response],
             "answer": row[columns.answer],
+            "golds": alternatives.restored(row[columns.answer], row.get("other_answers")),
             "stored": None if stored is None else _outcome(row[stored]),
         }
         for number, row in enumerate(rows)
     ]
+    return found, questions
+
+
+def _best(opinions: list[str | None]) -> str | None:
+    """The second rule's opinion by several gold answers."""
+    return "correct" if "correct" in opinions else opinions[0]
 
 
 def _outcome(value: Any) -> str | None:

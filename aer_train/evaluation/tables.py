@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from aer_train.estimates import CURVES, shown_ks
+from aer_train.evaluation.estimates import CURVES, shown_ks
+from aer_train.types import Row
 
-Row = dict[str, Any]
 Cells = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
@@ -22,7 +21,8 @@ NOTE = (
 def eval_title(result: Row) -> str:
     """Return what was evaluated how."""
     where = "evaluation" if result.get("step") is None else f"evaluation at step {result['step']}"
-    return f"{where}, {result['samples']} samples at T = {result['temperature']:g}"
+    top_p = f", top-p {result['top_p']:g}" if result.get("top_p", 1) < 1 else ""
+    return f"{where}, {result['samples']} samples at T = {result['temperature']:g}{top_p}"
 
 
 def eval_cells(result: Row) -> Cells:
@@ -96,6 +96,6 @@ def pass_at_k_png(result: Row, label: str) -> bytes:
         ImportError - matplotlib is not installed.
     """
     from aer_train.report.charts import Run, pass_at_k
-    from aer_train.report.plots import draw, png
+    from aer_train.report.plots import chart_figure, png
 
-    return png(draw(pass_at_k([Run(label, {}, [], {result.get("step") or 0: result})]), [label]))
+    return png(chart_figure(pass_at_k([Run(label, {}, [], {result.get("step") or 0: result})]), [label]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -13,12 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aer_train import dist
-from aer_train.band import held_entropy
-from aer_train.config import TrainConfig
-from aer_train.eval_report import eval_cells, eval_title
-from aer_train.hints import Hints
-
-Row = dict[str, Any]
+from aer_train.config.tree import TrainConfig
+from aer_train.evaluation.tables import eval_cells, eval_title
+from aer_train.monitor.band import held_entropy
+from aer_train.monitor.hints import Hints
+from aer_train.types import Row
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines when the output is not a terminal."""
@@ -86,6 +86,11 @@ class Console:
         """Print a line that says what to do."""
         self.rich.print(f"hint{'' if step is None else f', step {step}'}: {text}", style="yellow", markup=False, soft_wrap=True)
 
+    def warning(self, text: str) -> None:
+        """Print a line to standard error: something is not as the user may think it is."""
+        if not self.rich.quiet:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def eval_table(self, result: Row) -> None:
         """Print an evaluation."""
         self.rich.print(eval_table(result))
@@ -101,7 +106,9 @@ def numbers(row: Row) -> str:
     """Return the numbers of a step that matter, in one line."""
     target, held = row.get("entropy/target"), held_entropy(row)
     entropy = "" if held is None else f"  H {held:.3f}" + ("" if target is None else f" -> {target:.3f}")
-    return f"reward {row['reward/mean']:.3f}{entropy}  coef {row['entropy/coef']:.3f}  {row['perf/tokens_per_second']:,.0f} tok/s"
+    moved = {"coef": row.get("entropy/coef")} | {name.removeprefix("method/"): row[name] for name in row if name.startswith("method/")}
+    method = "".join(f"  {name} {value:.3f}" for name, value in moved.items() if value is not None)
+    return f"reward {row['reward/mean']:.3f}{entropy}{method}  {row['perf/tokens_per_second']:,.0f} tok/s"
 
 
 def eval_table(result: Row) -> Table:

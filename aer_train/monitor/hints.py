@@ -1,7 +1,8 @@
 """What the numbers of a run call for: one line a cause, naming the option to change and its value now.
 
-A cause must hold in HOLDS of the last WINDOW steps, so that one noisy step says nothing. It is told once, and again when it returns after
-WINDOW steps without it. The console tells hints while the run goes on; the report finds the same ones in the records.
+A cause must be there in ENOUGH of the last WINDOW steps, so that one noisy step says nothing; an urgent one in URGENT_ENOUGH in a row.
+It is told once, and again when it returns after WINDOW steps without it. The console tells hints while the run goes on; the report finds
+the same ones in the records.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-Row = dict[str, Any]
+from aer_train.monitor.options import Options
+from aer_train.types import Row
 
 WINDOW = 5
-HOLDS = 4
+ENOUGH = 4
+
+URGENT = ("out_of_reach",)
+URGENT_ENOUGH = 2
+"""Steps in a row after which an urgent cause is told: a policy that becomes noise is lost within a few."""
+
+FAR_ABOVE = 1.3
+"""Multiple of the initial entropy (or of a higher target) above which an adapted coefficient should have brought entropy back."""
+
+FAR_ABOVE_SETTLED = 1.5
+"""Multiple of a target that has moved below its start."""
 
 COLLAPSED = 0.25
 """Share of the initial entropy below which it has collapsed; half the target where a coefficient is adapted to one."""
@@ -37,26 +49,9 @@ class Hint:
     """One line for the user."""
 
     step: int
-    """At which the cause had held for long enough."""
+    """At which the cause had been there for long enough."""
     cause: str
     text: str
-
-
-class Options:
-    """The configuration of a run as nested dictionaries; one of another version may lack an option."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
-
-    def value(self, name: str) -> Any:
-        """Return the value of an option, None when it is not there."""
-        section, key = name.split(".")
-        return self._config.get(section, {}).get(key)
-
-    def now(self, name: str) -> str:
-        """Return the option and its value, for a text."""
-        value = self.value(name)
-        return f"{name} (now {'its default' if value is None else value})"
 
 
 class Hints:
@@ -64,19 +59,20 @@ class Hints:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._options = Options(config)
-        self._held = {cause: deque[bool](maxlen=WINDOW) for cause in CAUSES}
+        self._seen = {cause: deque[bool](maxlen=WINDOW) for cause in CAUSES}
         self._told: set[str] = set()
 
     def step(self, row: Row) -> list[Hint]:
         """Return what a finished step calls for that was not told before."""
         found = []
         for cause, find in CAUSES.items():
-            text, held = find(row, self._options), self._held[cause]
-            held.append(text is not None)
-            if text is not None and sum(held) >= HOLDS and cause not in self._told:
+            text, seen = find(row, self._options), self._seen[cause]
+            seen.append(text is not None)
+            lasting = all([*seen][-URGENT_ENOUGH:]) and len(seen) >= URGENT_ENOUGH if cause in URGENT else sum(seen) >= ENOUGH
+            if text is not None and lasting and cause not in self._told:
                 self._told.add(cause)
                 found.append(Hint(row["step"], cause, text))
-            elif len(held) == WINDOW and not any(held):
+            elif len(seen) == WINDOW and not any(seen):
                 self._told.discard(cause)
         return found
 
@@ -87,11 +83,26 @@ def hints_of(rows: Iterable[Row], config: dict[str, Any]) -> list[Hint]:
     return [hint for row in rows for hint in hints.step(row)]
 
 
+def cut_remedy(share: float, answered: float | None, limit: str, stop: str) -> str:
+    """Return the end of a sentence that says why responses are cut, and what to do.
+
+    Args:
+        share: of responses that are cut.
+        answered: share of these that hold an answer; None where it is not known.
+        limit, stop: the options rollout.max_new_tokens and rollout.stop, as they are called.
+    """
+    if answered is not None and answered > 0.5:
+        return f", {answered:.0%} of those after an answer, behind which they went on: name what follows an answer in {stop}"
+    if share == 1:
+        return f", as none ended by itself: raise {limit}, or if the responses go on behind an answer, name what follows it in {stop}"
+    return f": raise {limit}"
+
+
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
     """(smoothed, initial, target) entropy in nats, the target only where the coefficient is adapted to it; None when they are not known."""
     smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
-    adapted = options.value("entropy.kind") not in ("off", "fixed")
-    return (smoothed, initial, row.get("entropy/target") if adapted else None) if smoothed is not None and initial else None
+    target = row.get("entropy/target") if options.moved().adapted else None
+    return (smoothed, initial, target) if smoothed is not None and initial else None
 
 
 def _collapse(row: Row, options: Options) -> str | None:
@@ -102,13 +113,13 @@ def _collapse(row: Row, options: Options) -> str | None:
     if entropy >= (COLLAPSED * initial if target is None else target / 2):
         return None
     what = f"entropy collapsed to {entropy:.3f} nats, {entropy / initial:.0%} of its start"
-    kind, now = options.value("entropy.kind"), options.now
-    if kind == "off":
-        return f"{what}: set {now('entropy.kind')} to aer"
-    if row.get("entropy/saturated"):
-        return f"{what}, with the coefficient at its bound: raise {now('entropy.max_coef')}"
-    gain = {"fixed": "entropy.coef", "bang_bang": "entropy.step", "integral": "entropy.ki"}.get(kind, "entropy.kp")
-    return f"{what}: raise {now(gain)}, or lower {now('optim.lr')}"
+    moved, now = options.moved(), options.now
+    if moved.kind == "off":
+        return f"{what}: set {now('method.kind')} to aer"
+    at_bound = bool(row.get("entropy/saturated"))
+    remedy = moved.bound if at_bound else moved.speed
+    slower = f"lower {now('optim.lr')}" if remedy is None else f"raise {now(remedy)}, or lower {now('optim.lr')}"
+    return f"{what}, with the {moved.name} at its bound: {slower}" if at_bound else f"{what}: {slower}"
 
 
 def _explosion(row: Row, options: Options) -> str | None:
@@ -119,35 +130,70 @@ def _explosion(row: Row, options: Options) -> str | None:
     if entropy <= (EXPLODED * initial if target is None else 1.5 * max(initial, target)):
         return None
     what, now = f"entropy rose to {entropy:.3f} nats, {entropy / initial:.1f} times its start", options.now
-    if not row.get("entropy/coef"):  # without a bonus something else lifts it, or what an early one made of unsolved prompts stays
-        if target is not None and options.value("entropy.surplus") is None:
-            return f"{what}, and prompts that nothing solves may be noise: set {now('entropy.surplus')} to 1, or lower {now('optim.lr')}"
+    if target is not None and _at_lower_bound(row, options):
+        return None  # told by out_of_reach
+    if not row.get("entropy/coef"):
         return f"{what}, without an entropy bonus: lower {now('optim.lr')}, or {now('objective.clip_high')}"
-    bound = "entropy.coef" if options.value("entropy.kind") == "fixed" else "entropy.max_coef"
-    return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: lower {now(bound)}, or {now('optim.lr')}"
+    moved = options.moved()
+    bound = moved.speed if moved.kind == "fixed" else moved.bound
+    return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: lower {now(bound or 'method.kind')}, or {now('optim.lr')}"
+
+
+def _out_of_reach(row: Row, options: Options) -> str | None:
+    """A coefficient at its lower bound has done what it can."""
+    known = _entropy(row, options)
+    if known is None or not _at_lower_bound(row, options):
+        return None
+    smoothed, initial, target = known
+    if target is None:
+        return None
+    now, entropy = options.now, row.get("entropy/controlled") or smoothed
+    settles = options.value("method.tau_end") is not None and target < initial
+    if entropy <= FAR_ABOVE * max(initial, target) and not (settles and entropy > FAR_ABOVE_SETTLED * target):
+        return None
+    what = f"entropy is at {entropy:.3f} nats, {entropy / target:.1f} times its target, with the coefficient at its lower bound"
+    causes = [f"lower {now('optim.lr')}"]
+    if options.value("method.target") is None and (options.value("method.tau") or 0.0) > 1:
+        causes.append(f"set {now('method.tau')} below 1")
+    if options.value("method.surplus") is None:
+        causes.append(f"set {now('method.surplus')} to 1, as prompts that nothing solves may be noise")
+    return f"{what}, which cannot pull it down: {', or '.join(causes)}"
+
+
+def _at_lower_bound(row: Row, options: Options) -> bool:
+    coef = row.get("entropy/coef")
+    return coef is not None and coef <= (options.value("method.min_coef") or 0.0)
 
 
 def _saturated(row: Row, options: Options) -> str | None:
+    """What is moved is at its bound, and entropy is not at its target: below it, or above it where a method can pull it down."""
     known = _entropy(row, options)
     if known is None or not row.get("entropy/saturated"):
         return None
     entropy, _, target = known
-    if target is None or entropy >= target:
+    moved, now = options.moved(), options.now
+    if target is None or (entropy >= target and row.get("entropy/coef") is not None):
         return None
-    aim = "entropy.tau" if options.value("entropy.target") is None else "entropy.target"
-    what = f"the entropy coefficient is at its bound and entropy, {entropy:.3f} nats, still below its target of {target:.3f}"
-    return f"{what}: raise {options.now('entropy.max_coef')}, or lower {options.now(aim)}"
+    side, other = ("below", "lower") if entropy < target else ("above", "raise")
+    aim = f"{moved.prefix}.{'tau' if options.value(f'{moved.prefix}.target') is None else 'target'}"
+    what = f"the {moved.name} is at its bound and entropy, {entropy:.3f} nats, still {side} its target of {target:.3f}"
+    return f"{what}: {other} {now(aim)}" if moved.bound is None else f"{what}: raise {now(moved.bound)}, or {other} {now(aim)}"
+
+
+FAILED = "reward/failed/"
+"""What metrics of reward functions that fail begin with."""
 
 
 def _zero_variance(row: Row, options: Options) -> str | None:
     if (row.get("reward/zero_variance_frac") or 0.0) < 0.95:
         return None
-    reward, now = row["reward/mean"], options.now
+    reward, now = row["reward/accuracy" if "reward/accuracy" in row else "reward/mean"], options.now
     what = f"the responses to each prompt got equal rewards (mean {reward:.2f}), so that rewards teach nothing"
     if reward > 0.95:
         return f"{what}: use harder prompts than {now('data.train')}"
     if reward > 0.05:
-        return f"{what}: raise {now('rollout.group_size')}, or {now('rollout.refill_rounds')} to draw other prompts instead"
+        other = f"set {now('rollout.refill')} to zero_variance and raise {now('rollout.refill_rounds')} to draw other prompts instead"
+        return f"{what}: raise {now('rollout.group_size')}, or {other}"
     size = now("rollout.group_size")
     return (
         f"{what}: use easier prompts than {now('data.train')}, raise {size}, and check {now('reward.kind')} with the samples in the report"
@@ -158,7 +204,8 @@ def _truncated(row: Row, options: Options) -> str | None:
     share = row.get("tokens/truncated_frac") or 0.0
     if share <= 0.5:
         return None
-    return f"{share:.0%} of the responses were cut before they ended: raise {options.now('rollout.max_new_tokens')}"
+    remedy = cut_remedy(share, row.get("tokens/cut_answered_frac"), options.now("rollout.max_new_tokens"), options.now("rollout.stop"))
+    return f"{share:.0%} of the responses were cut before they ended{remedy}"
 
 
 def _loss_is_zero(row: Row, options: Options) -> str | None:
@@ -171,11 +218,22 @@ def _loss_is_zero(row: Row, options: Options) -> str | None:
 
 def _verifier(row: Row, options: Options) -> str | None:
     failed = {name: row.get(f"outcome/{name}") or 0.0 for name in ("timeout", "crash")}
-    if sum(failed.values()) <= 0.05:
-        return None
-    shares = " and ".join(f"{share:.0%} in {name}" for name, share in failed.items() if share)
     remedy = f"raise {options.now('reward.timeout')}, or set {options.now('reward.workers')} to the cores that are free"
-    return f"verification ended without a verdict ({shares}), and such responses count as wrong: {remedy}"
+    if sum(failed.values()) > 0.05:
+        shares = " and ".join(f"{share:.0%} in {name}" for name, share in failed.items() if share)
+        return f"verification ended without a verdict ({shares}), {_consequence(options)}: {remedy}"
+    functions = {name.removeprefix(FAILED): row[name] for name in row if name.startswith(FAILED) and (row[name] or 0.0) > 0.05}
+    shares = " and ".join(f"{share:.0%} of the calls of {name}" for name, share in functions.items())
+    if not functions:
+        return None
+    why = "the column detail of the samples says why"
+    return f"reward functions failed ({shares}), {_consequence(options)}: {why}; {remedy}, or {options.now('reward.request_timeout')}"
+
+
+def _consequence(options: Options) -> str:
+    if options.value("reward.on_failure") == "mask":
+        return "and such responses are not trained"
+    return "and such responses get nothing for it"
 
 
 def _no_answer(row: Row, options: Options) -> str | None:
@@ -217,6 +275,7 @@ def _sampling(row: Row, options: Options) -> str | None:
 CAUSES: dict[str, Callable[[Row, Options], str | None]] = {
     "collapse": _collapse,
     "explosion": _explosion,
+    "out_of_reach": _out_of_reach,
     "saturated": _saturated,
     "zero_variance": _zero_variance,
     "truncated": _truncated,

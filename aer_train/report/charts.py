@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from aer_train.band import BAND, trailing_mean
 from aer_train.clock import PARTS
-from aer_train.estimates import shown_ks
-from aer_train.record import Row, read_config, read_evals, read_metrics
+from aer_train.evaluation.estimates import shown_ks
+from aer_train.monitor.band import BAND, trailing_mean
+from aer_train.monitor.options import Options
+from aer_train.run.folder import read_config, read_evals, read_metrics
+from aer_train.types import Row
 
 FEW = 3
 """Up to this many runs, the values of single steps are drawn too; of more, only what is smoothed."""
@@ -93,7 +95,7 @@ Chart = Sequence[Panel | Bars]
 
 def charts(runs: Sequence[Run]) -> dict[str, dict[str, Chart]]:
     """Return every chart that the records allow, by heading and name."""
-    drawn = {heading: {draw.__name__: draw(runs) for draw in draws} for heading, draws in SECTIONS.items()}
+    drawn = {heading: {make.__name__: make(runs) for make in makers} for heading, makers in SECTIONS.items()}
     found = {heading: {name: chart for name, chart in part.items() if chart} for heading, part in drawn.items()}
     return {heading: part for heading, part in found.items() if part}
 
@@ -104,6 +106,16 @@ def reward(runs: Sequence[Run]) -> Chart:
     return _lines(
         runs, {"reward/mean": ("training reward", "mean")} | {f"reward/tier/{t}": (f"training reward, {t}", "mean") for t in tiers}
     )
+
+
+def functions(runs: Sequence[Run]) -> Chart:
+    """With several reward functions: accuracy, what each function gave, and where one failed."""
+    names = {"reward/accuracy": ("training accuracy", "mean of what reward.kind gave")}
+    names |= {
+        f"reward/function/{name}": (f"reward function {name}", "mean, before its weight") for name in _names(runs, "reward/function/")
+    }
+    failed = {f"reward/failed/{name}": (f"reward function {name} failed", "share of responses") for name in _names(runs, "reward/failed/")}
+    return _lines(runs, names | {name: title for name, title in failed.items() if any(any(run.series(name)[1]) for run in runs)})
 
 
 def accuracy(runs: Sequence[Run]) -> Chart:
@@ -141,11 +153,11 @@ def pass_at_k(runs: Sequence[Run]) -> Chart:
 
 def entropy(runs: Sequence[Run]) -> Chart:
     """Entropy of a token and of a response; the one that a run holds has its target and the band around it. Where that is the entropy of
-    difficult prompts alone it has a panel of its own."""
+    some tokens alone it has a panel of its own."""
     names = {
         "entropy/mean": ("token", "token entropy", "nats per token"),
         "entropy/per_response": ("response", "entropy of a response", "nats, summed over its tokens"),
-        "entropy/controlled": ("difficult", "entropy that is held: of difficult prompts where entropy.held says so", "nats"),
+        "entropy/controlled": ("difficult", "entropy that is held: of difficult prompts where method.held says so, of peaks", "nats"),
     }
     held = [_held(run) for run in runs]
     panels = []
@@ -160,9 +172,12 @@ def entropy(runs: Sequence[Run]) -> Chart:
 
 
 def _held(run: Run) -> str:
-    """Whose target it is: difficult, token or response."""
-    config = run.config.get("entropy", {})
-    return "difficult" if config.get("held") == "difficult" else config.get("quantity", "token")
+    """Whose target it is: token, response or, where only some tokens count, difficult."""
+    options = Options(run.config)
+    moved = options.moved()
+    if moved.kind in ("siren", "aent") or options.value(f"{moved.prefix}.held") == "difficult":
+        return "difficult"
+    return options.value(f"{moved.prefix}.quantity") or "token"
 
 
 def entropy_by_tier(runs: Sequence[Run]) -> Chart:
@@ -179,19 +194,29 @@ def _with_targets(panel: Panel, targets: list[Series], num_runs: int) -> Panel:
     return replace(panel, series=[*targets, *panel.series], note=note)
 
 
-def coefficient(runs: Sequence[Run]) -> Chart:
-    """Entropy coefficient, with the steps at which it was at its bound."""
-    panels = _lines(runs, {"entropy/coef": ("entropy coefficient alpha", "")}, span=1)
+def moved(runs: Sequence[Run]) -> Chart:
+    """What the method moves, with the steps at which it was at its bound."""
+    names = {"entropy/coef": ("entropy coefficient alpha", "")}
+    names |= {f"method/{name}": (name.replace("_", " "), "") for name in _names(runs, "method/")}
+    panels = _lines(runs, names, span=1)
+    shown = {title: name for name, (title, _) in names.items()}
+    return [_with_marks(panel, runs, shown[panel.title]) for panel in panels]
+
+
+def _with_marks(panel: Panel, runs: Sequence[Run], name: str) -> Panel:
     marks = []
     for place, run in enumerate(runs):
-        found = [
-            (row["step"], row["entropy/coef"]) for row in run.rows if row.get("entropy/saturated") and row.get("entropy/coef") is not None
-        ]
-        if found:
+        found = [(row["step"], row[name]) for row in run.rows if row.get("entropy/saturated") and row.get(name) is not None]
+        if found and name == _moved_name(run):
             steps, values = map(list, zip(*found, strict=True))
-            marks.append(Series(place, "marks", steps, values, "at its upper bound"))
-    note = "crosses: at its upper bound" if marks else ""
-    return [replace(panel, series=[*panel.series, *marks], note=note) for panel in panels]
+            marks.append(Series(place, "marks", steps, values, "at its bound"))
+    return replace(panel, series=[*panel.series, *marks], note="crosses: at its bound" if marks else "")
+
+
+def _moved_name(run: Run) -> str:
+    """The metric that a run's controller moves."""
+    words = Options(run.config).moved().name
+    return "entropy/coef" if words == "entropy coefficient" else f"method/{words.replace(' ', '_')}"
 
 
 def entropy_forces(runs: Sequence[Run]) -> Chart:
@@ -231,6 +256,20 @@ def length(runs: Sequence[Run]) -> Chart:
     return _lines(runs, names)
 
 
+def difficulty(runs: Sequence[Run]) -> Chart:
+    """What is known of the pass rates of all prompts, and how large groups were."""
+    names = {
+        "difficulty/pass_rate": ("pass rate of the prompts seen", "mean"),
+        "difficulty/seen_frac": ("prompts seen", "share of all"),
+        "difficulty/solved_frac": ("prompts that count as solved", "share of all"),
+        "difficulty/unsolved_frac": ("prompts that count as unsolved", "share of all"),
+        "difficulty/skipped": ("solved prompts passed over", "prompts"),
+    }
+    varied = any(run.series("difficulty/group_max")[1] != run.series("difficulty/group_min")[1] for run in runs)
+    sizes = {"difficulty/group_max": ("largest group", "responses"), "difficulty/group_min": ("smallest group", "responses")}
+    return _lines(runs, names | (sizes if varied else {}))
+
+
 def outcomes(runs: Sequence[Run]) -> Chart:
     """What the verifier found."""
     return _lines(
@@ -257,9 +296,10 @@ def speed(runs: Sequence[Run]) -> Chart:
 
 
 SECTIONS: dict[str, tuple[Callable[[Sequence[Run]], Chart], ...]] = {
-    "Learning": (reward, accuracy, pass_at_k),
-    "Entropy": (entropy, entropy_by_tier, coefficient, entropy_forces),
+    "Learning": (reward, functions, accuracy, pass_at_k),
+    "Entropy": (entropy, entropy_by_tier, moved, entropy_forces),
     "Optimization": (optimization, mismatch),
+    "Prompts": (difficulty,),
     "Responses": (length, outcomes),
     "Time and memory": (time, speed),
 }

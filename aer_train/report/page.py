@@ -14,10 +14,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from aer_train.record import write_atomic
 from aer_train.report.charts import Chart, Run, charts
-from aer_train.report.plots import draw, png
+from aer_train.report.plots import chart_figure, png
 from aer_train.report.tables import configuration, evaluation, hints, overview, samples, time
+from aer_train.run.files import write_atomic
 
 DIGITS = 5
 """Significant digits of the values in the page."""
@@ -50,7 +50,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 def _write_plots(drawn: Drawn, labels: list[str], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, chart in ((name, chart) for part in drawn.values() for name, chart in part.items()):
-        write_atomic(folder / f"{name}.png", png(draw(chart, labels)))
+        write_atomic(folder / f"{name}.png", png(chart_figure(chart, labels)))
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

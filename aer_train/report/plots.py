@@ -37,7 +37,7 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(chart: Chart, labels: Sequence[str]) -> Figure:
+def chart_figure(chart: Chart, labels: Sequence[str]) -> Figure:
     """Return a chart as a figure.
 
     Args:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from aer_train.band import BAND, SPAN, held_entropy, step_response
 from aer_train.clock import PARTS
-from aer_train.hints import hints_of
+from aer_train.config.parse import leaves
+from aer_train.monitor.band import BAND, SPAN, held_entropy, step_response
+from aer_train.monitor.hints import hints_of
 from aer_train.report.charts import Run
-from aer_train.settings import leaves
 
 SAMPLES = 40
 """Rows of the sample table."""
@@ -41,7 +41,7 @@ def overview(runs: Sequence[Run]) -> str:
         rows.append([run.label, _steps(run), reward, first, _number(end), kept, aim, *_band(run), coef, bound, speed, minutes])
     note = (
         f"Reward, entropy (nats per token), coefficient and speed: means over the last {RECENT} steps. Target: of what the run holds, the "
-        "entropy of a token or of a response, or that of difficult prompts alone (entropy.held). In band: share of the steps within "
+        "entropy of a token or of a response, or that of difficult prompts alone (method.held). In band: share of the steps within "
         f"±{BAND:.0%} of the target since the band was first reached (mean of {SPAN} steps). Overshoot: largest such mean from then on, in "
         "targets. At bound: share of all steps with the coefficient at its upper bound."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aer_train.config import TrainConfig
+from aer_train.config.tree import TrainConfig
 from aer_train.model import Policy
 from aer_train.rollout.engine import Engine, EngineRollout
 from aer_train.rollout.hf import HFRollout

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
-from aer_train.config import RolloutConfig
-from aer_train.data import encode_prompt
-from aer_train.model import Policy
+from aer_train.config.tree import RolloutConfig
+from aer_train.data.encode import encode_prompts
+from aer_train.model import Policy, cut, response_text, with_stops
 from aer_train.rollout.probe import Probe
-from aer_train.rollout.protocol import ordered
+from aer_train.rollout.protocol import GroupSize, ordered, sizes_of
 from aer_train.seeds import sample_seed
-from aer_train.types import Prompt, Sample
+from aer_train.types import Prompt, Sample, Sampling
 
 SCORING: dict[str, Any] = {"temperature": 1.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
 """vLLM's sampling parameters for the log-probs of a text (of the untempered distribution); the one new token is not read."""
@@ -72,7 +72,7 @@ class EngineRollout:
 
     def __init__(self, policy: Policy, config: RolloutConfig, engine: Engine, probe: Probe, message: Callable[[str], None] = print) -> None:
         """message: is told when the engine is started, and how well its first weights are those of the policy."""
-        self.policy = policy
+        self.policy = with_stops(policy, config.stop)
         self.config = config
         self.engine = engine
         self.probe = probe
@@ -81,22 +81,23 @@ class EngineRollout:
         """Training steps behind the engine's weights; None before it is started."""
 
     def generate(
-        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+        self, prompts: list[Prompt], group_size: GroupSize, seed: tuple[int | str, ...], sampling: Sampling | None = None, first: int = 0
     ) -> list[Sample]:
         """Return the samples of `stream`, ordered by prompt, then index."""
-        return ordered(self.stream(prompts, group_size, seed, temperature, first))
+        return ordered(self.stream(prompts, group_size, seed, sampling, first))
 
     def stream(
-        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+        self, prompts: list[Prompt], group_size: GroupSize, seed: tuple[int | str, ...], sampling: Sampling | None = None, first: int = 0
     ) -> Iterator[list[Sample]]:
         """Yield them as they end. A request has a seed of its own; how its log-probs are rounded may depend on what else is computed."""
         assert self.version is not None, "sync comes before sampling"
-        temperature = self.config.temperature if temperature is None else temperature
-        encoded = {first + p: encode_prompt(self.policy.tokenizer, prompt.text) for p, prompt in enumerate(prompts)}
+        sampling = Sampling(self.config.temperature, self.config.top_p) if sampling is None else sampling
+        encoded = dict(enumerate(encode_prompts(self.policy.tokenizer, prompts), first))
         self._check_lengths(encoded)
-        places = [(prompt, index) for prompt in encoded for index in range(group_size)]
+        sizes = sizes_of(group_size, len(prompts))
+        places = [(prompt, index) for prompt, size in zip(encoded, sizes, strict=True) for index in range(size)]
         requests = [
-            Request(place[0], encoded[place[0]], sampling_parameters(self.policy, self.config, temperature, sample_seed(*seed, *place)))
+            Request(place[0], encoded[place[0]], sampling_parameters(self.policy, self.config, sampling, sample_seed(*seed, *place)))
             for place in places
         ]
         for part in self.engine.complete(requests):
@@ -139,21 +140,22 @@ class EngineRollout:
     def _sample(self, place: tuple[int, int], encoded: dict[int, list[int]], answer: Completion) -> Sample:
         if not all(map(math.isfinite, answer.logprobs)):
             raise FloatingPointError("log-probs must be finite, got NaN or infinity from vLLM: the policy has diverged, lower optim.lr")
-        text = self.policy.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+        text = response_text(self.policy, answer.tokens)
         finished, version = answer.tokens[-1] in self.policy.eos_ids, self.version or 0
-        return Sample(*place, encoded[place[0]], answer.tokens, answer.logprobs, text, finished=finished, version=version)
+        sample = Sample(*place, encoded[place[0]], answer.tokens, answer.logprobs, text, finished=finished, version=version)
+        return cut(self.policy, sample)  # an engine knows tokens alone, and has gone on behind a text that ends it
 
 
-def sampling_parameters(policy: Policy, config: RolloutConfig, temperature: float, seed: int) -> dict[str, Any]:
-    """Return vLLM's sampling parameters for one response: the whole tempered distribution, and nothing that bends it.
+def sampling_parameters(policy: Policy, config: RolloutConfig, sampling: Sampling, seed: int) -> dict[str, Any]:
+    """Return vLLM's sampling parameters for one response: the distribution that is sampled, and nothing else that bends it.
 
     Args:
-        temperature: >= 0; 0 is greedy, with log-probs at temperature 1.
+        sampling: what is drawn from; greedy log-probs are those at temperature 1.
         seed: 64 bits, of which vLLM takes 63.
     """
     return {
-        "temperature": temperature,
-        "top_p": 1.0,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p if sampling.temperature else 1.0,
         "top_k": 0,
         "min_p": 0.0,
         "seed": seed >> 1,

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import queue
+import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from http.client import HTTPException
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
 
 T = TypeVar("T")
+
+UNIX = "http+unix"
+"""Scheme of a server on a Unix socket, whose file is the quoted host: http+unix://%2Ftmp%2Fsocket/health."""
 
 ATTEMPTS = 4
 PAUSE = 0.5
 """Seconds before the second attempt; each pause is twice as long as the one before."""
 
-_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # servers of a cluster are not behind a proxy
+
+class _SocketConnection(HTTPConnection):
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(unquote(self.host))
+
+
+_CONNECTIONS: dict[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection, UNIX: _SocketConnection}
 
 
 class Refused(ConnectionError):
@@ -29,33 +42,38 @@ class Refused(ConnectionError):
         self.status = status
 
 
+def socket_url(file: Path) -> str:
+    """Return the URL of a server that listens on a Unix socket."""
+    return f"{UNIX}://{quote(str(file), safe='')}"
+
+
 def call(url: str, body: Any = None, *, post: bool = True, timeout: float, headers: dict[str, str] | None = None) -> Any:
-    """Return the JSON that a server answers, None for an empty answer.
+    """Return the JSON that a server answers, None for an empty answer. Proxies are not asked: servers of a cluster are not behind one.
 
     Args:
+        url: http, https or http+unix (`UNIX`).
         body: sent as JSON, unless None.
         timeout: seconds without a byte from the server.
     Raises:
         Refused - an error status; TimeoutError - no answer in time; ConnectionError - no answer, or one that is not JSON.
     """
-    data = None if body is None else json.dumps(body).encode()
+    parts, data = urlsplit(url), None if body is None else json.dumps(body)
     sent = {"Content-Type": "application/json", **(headers or {})}
-    request = urllib.request.Request(url, data, sent, method="POST" if post else "GET")
     try:
-        with _opener.open(request, timeout=timeout) as response:
+        with closing(_CONNECTIONS[parts.scheme](parts.netloc, timeout=timeout)) as connection:
+            connection.request("POST" if post else "GET", parts._replace(scheme="", netloc="").geturl(), data, sent)
+            response = connection.getresponse()
             answer = response.read()
-        return json.loads(answer) if answer else None
-    except urllib.error.HTTPError as error:
-        raise Refused(url, error.code, _reason(error.read())) from error
     except TimeoutError as error:
         raise TimeoutError(f"{url} did not answer within {timeout:g} s") from error
-    except json.JSONDecodeError as error:
-        raise ConnectionError(f"{url} must answer in JSON, got {answer[:100]!r}") from error
     except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, TimeoutError):
-            raise TimeoutError(f"{url} did not answer within {timeout:g} s") from error
-        raise ConnectionError(f"{url} cannot be reached: {reason or type(error).__name__}") from error
+        raise ConnectionError(f"{url} cannot be reached: {error or type(error).__name__}") from error
+    if response.status >= 300:
+        raise Refused(url, response.status, _reason(answer))
+    try:
+        return json.loads(answer) if answer else None
+    except ValueError as error:
+        raise ConnectionError(f"{url} must answer in JSON, got {answer[:100]!r}") from error
 
 
 def ask(urls: Sequence[str], first: int, path: str, body: Any, *, timeout: float) -> Any:

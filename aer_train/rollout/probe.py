@@ -11,16 +11,18 @@ An engine may take an update without an error and go on with old weights, all of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from aer_train import dist
-from aer_train.batching import micro_batches
-from aer_train.data import encode_prompt
-from aer_train.loss import measure
+from aer_train.data.encode import encode_prompt
 from aer_train.model import Policy
 from aer_train.rollout.protocol import SyncError
+from aer_train.step.batching import micro_batches
+from aer_train.step.loss import measure
+from aer_train.step.padding import pad_id
 from aer_train.types import Prompt, Sample
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
@@ -52,7 +54,8 @@ class Probe:
         """
         self.policy = policy
         self.tolerance = TOLERANCE[policy.dtype] if tolerance is None else tolerance
-        texts = [encode_prompt(policy.tokenizer, prompt.text + prompt.answer)[: min(longest, LONGEST)] for prompt in prompts[:NUM_TOKENS]]
+        whole = (replace(prompt, text=prompt.text + prompt.answer) for prompt in prompts[:NUM_TOKENS])
+        texts = [encode_prompt(policy.tokenizer, text)[: min(longest, LONGEST)] for text in whole]
         self.sequences: list[list[int]] = []
         for text in texts:
             if len(text) > 1 and sum(map(len, self.sequences)) < NUM_TOKENS:
@@ -113,17 +116,15 @@ class Probe:
     def _trainer(self) -> Tensor:
         """The trainer's log-probs of the tokens that the engine scores, in its order, float64."""
         samples = [Sample(0, 0, text[:1], text[1:], [0.0] * (len(text) - 1), "", True) for text in self.sequences]
-        zeros = [0.0] * len(samples)
         rows: dict[int, Tensor] = {}
         for micro in micro_batches(
             samples,
-            zeros,
-            zeros,
+            range(len(samples)),
             None,
             tokens_per_microbatch=NUM_TOKENS,
-            pad_id=self.policy.tokenizer.pad_token_id,
+            pad_id=pad_id(self.policy),
             device=self.policy.device,
         ):
-            logprobs, _ = measure(self.policy, micro, temperature=1.0)
+            logprobs = measure(self.policy, micro, temperature=1.0)["logprobs"]
             rows |= dict(zip(micro.rows, logprobs.double().cpu(), strict=True))
         return torch.cat([rows[row][: len(text) - 1] for row, text in enumerate(self.sequences)])

@@ -7,9 +7,12 @@ import json
 import os
 import shlex
 import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from aer_train.config import TrainConfig
+from aer_train.config.tree import TrainConfig
 from aer_train.model import Policy
+from aer_train.rollout.http import UNIX
 from aer_train.rollout.vllm import engine_arguments
 
 
@@ -27,30 +30,39 @@ def transfer_route(config: TrainConfig, policy: Policy) -> str:
     return route
 
 
-def server_command(config: TrainConfig, policy: Policy, port: int) -> tuple[list[str], dict[str, str]]:
-    """Return the command that serves the policy's model on this machine, and its environment."""
+def server_command(config: TrainConfig, policy: Policy, socket: Path) -> list[str]:
+    """Return the command that serves the policy's model on a Unix socket of this machine."""
     try:
         importlib.metadata.version("vllm")
         start = ["-m", "vllm.entrypoints.cli.main", "serve"]
     except importlib.metadata.PackageNotFoundError:  # a build by another name, whose `vllm serve` cannot tell its version
         start = ["-m", "vllm.entrypoints.openai.api_server", "--model"]
+    return [sys.executable, "-P", *start, *_flags(config, policy), "--uds", str(socket)]
+
+
+def server_environment(config: TrainConfig, policy: Policy) -> dict[str, str]:
+    """Return the environment of that command."""
     from_torchrun = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
     env = {name: value for name, value in os.environ.items() if name not in from_torchrun and not name.startswith("TORCHELASTIC")}
     if policy.device.type == "cpu":
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
-    address = ["--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, *start, *_flags(config, policy), *address], env | _variables(transfer_route(config, policy))
+    if sys.platform == "linux":
+        env["GLOO_SOCKET_IFNAME"] = "lo"  # its processes are all on this machine, and believe whoever talks to them
+    env.pop("VLLM_API_KEY", None)  # this server needs none: only this user reaches it
+    env["VLLM_SERVER_DEV_MODE"] = "1"  # has the calls that replace weights
+    if transfer_route(config, policy) == "ipc":
+        env["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of GPU memory are sent as pickles
+    return env
 
 
-def server_line(config: TrainConfig, policy: Policy) -> str:
-    """Return the command for a shell that starts a server for vllm.urls."""
-    variables = [f"{name}={value}" for name, value in _variables(transfer_route(config, policy)).items()]
-    return shlex.join([*variables, "vllm", "serve", *_flags(config, policy)])
-
-
-def _variables(route: str) -> dict[str, str]:
-    """Development mode has the calls that replace weights; handles of GPU memory are sent as pickles, between processes of one machine."""
-    return {"VLLM_SERVER_DEV_MODE": "1"} | ({"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if route == "ipc" else {})
+def server_line(config: TrainConfig, policy: Policy, url: str) -> str:
+    """Return the command for a shell that starts a server for one of vllm.urls: it listens there, and on no other interface."""
+    parts = urlsplit(url)
+    if parts.scheme == UNIX:
+        address = ["--uds", unquote(parts.netloc)]
+    else:
+        address = ["--host", parts.hostname or "", "--port", str(parts.port or {"http": 80, "https": 443}[parts.scheme])]
+    return shlex.join(["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", *_flags(config, policy), *address])
 
 
 def _flags(config: TrainConfig, policy: Policy) -> list[str]:

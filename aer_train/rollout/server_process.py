@@ -1,23 +1,28 @@
-"""A server as a child process: it writes to a log, must answer within a time, and ends with this process, however that ends."""
+"""A server as a child process: it listens on a Unix socket in a folder that only this user may enter, writes to a log, must answer within a
+time, and ends with this process, however that ends."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aer_train.rollout.http import call
+from aer_train.rollout.http import call, socket_url
 
 TELL_EVERY = 15.0
 """Seconds between two messages while a server starts."""
 
 GRACE = 20.0
 """Seconds that a server may take to end by itself."""
+
+LONGEST_FOLDER = 60
+"""Characters. The system allows 103 for the file of a socket (107 on Linux), and the server adds a name of 36 to its own."""
 
 LAUNCH = """
 import ctypes, os, signal, sys
@@ -30,16 +35,24 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class ServerProcess:
-    """A command that serves at `url`."""
+    """A command that serves at `url`, which no other user can reach."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], url: str, log: Path) -> None:
-        """Start it; what it prints goes to the end of `log`, whose folder is made."""
-        self.url, self.log = url, log
+    def __init__(self, command: Callable[[Path], Sequence[str]], env: dict[str, str], log: Path) -> None:
+        """Start it; what it prints goes to the end of `log`, whose folder is made.
+
+        Args:
+            command: takes the file of the socket. Its temporary files, and with them its other sockets, get into the same private folder.
+        Raises:
+            ValueError - the name of the folder for temporary files is too long for sockets.
+        """
+        self.folder, self.log = private_folder(), log
+        socket = self.folder / "http"
+        self.url = socket_url(socket)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", LAUNCH, str(os.getpid()), *command],
-                env=env,
+                [sys.executable, "-P", "-c", LAUNCH, str(os.getpid()), *command(socket)],
+                env={**env, "TMPDIR": str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -56,7 +69,7 @@ class ServerProcess:
             raise ChildProcessError(f"the server at {self.url} ended with exit code {code}; its log is {self.log}: {last}")
 
     def close(self) -> None:
-        """End it, with all its processes."""
+        """End it, with all its processes, and remove its folder."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, sign)
@@ -67,6 +80,7 @@ class ServerProcess:
             except subprocess.TimeoutExpired:
                 continue
         self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def wait_until_healthy(url: str, timeout: float, message: Callable[[str], None], process: ServerProcess | None = None) -> None:
@@ -97,8 +111,14 @@ def wait_until_healthy(url: str, timeout: float, message: Callable[[str], None],
         time.sleep(0.5)
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def private_folder() -> Path:
+    """Make a folder for sockets that only this user may enter, below TMPDIR.
+
+    Raises:
+        ValueError - its name would be too long for sockets.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="aer-"))
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        folder.rmdir()
+        raise ValueError(f"TMPDIR must be a folder with a shorter name, for sockets (as /tmp), got {folder.parent}")
+    return folder

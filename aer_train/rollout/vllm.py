@@ -5,8 +5,8 @@ With several processes each has an engine of its own, which sees their process g
 
 from __future__ import annotations
 
+import gc
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import torch
 
 from aer_train import dist
-from aer_train.config import TrainConfig
+from aer_train.config.named import named_values
+from aer_train.config.tree import MOST_ROWS, TrainConfig
 from aer_train.model import Policy, model_source
+from aer_train.model.lora import base_of, served_tensors
+from aer_train.model.positions import positions
 from aer_train.rollout.engine import SCORING, Completion, Request
 from aer_train.rollout.protocol import SyncError
-from aer_train.sharding import full_named_tensors
 
 WORKER = "aer_train.rollout.vllm_worker.PolicyWeights"
 
@@ -52,6 +54,8 @@ class LocalEngine:
         set_threads, threads = torch.set_num_threads, torch.get_num_threads()
         from vllm import LLM
 
+        gc.collect()
+        gc.freeze()  # of what is there by now nothing is rubbish, and vLLM looks for some five times while it starts
         try:
             self._llm = LLM(**self._arguments)
         finally:
@@ -84,7 +88,7 @@ class LocalEngine:
         if self._asleep:
             torch.cuda.empty_cache()  # what training no longer needs, vLLM does
             self._llm.wake_up(tags=["weights"])
-        weights = full_named_tensors(self.policy.model, self.policy.dtype)
+        weights = served_tensors(self.policy.model, self.policy.dtype)
         self._llm.collective_rpc("load_policy", kwargs={"weights": weights})
         if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
@@ -125,7 +129,8 @@ def max_model_len(config: TrainConfig, policy: Policy) -> int:
     if config.vllm.max_model_len is not None:
         return config.vllm.max_model_len
     wanted = config.data.max_prompt_tokens + config.rollout.max_new_tokens
-    return min(wanted, getattr(policy.model.config.get_text_config(), "max_position_embeddings", wanted))
+    most = positions(policy.model.config)
+    return wanted if most is None else min(wanted, most)
 
 
 def engine_arguments(config: TrainConfig, policy: Policy) -> dict[str, Any]:
@@ -134,10 +139,11 @@ def engine_arguments(config: TrainConfig, policy: Policy) -> dict[str, Any]:
     Raises:
         ValueError - vllm.engine_args has one that belongs to the trainer.
     """
-    on_gpu = policy.device.type == "cuda"
+    on_gpu, base = policy.device.type == "cuda", base_of(config.model)
     ours = {
-        "model": model_source(config.model.name),
-        "revision": config.model.revision,
+        "model": model_source(base.name),
+        "revision": base.revision,
+        "trust_remote_code": config.model.trust_remote_code,
         "dtype": str(policy.dtype).removeprefix("torch."),
         "load_format": "dummy",
         "skip_tokenizer_init": True,
@@ -148,24 +154,18 @@ def engine_arguments(config: TrainConfig, policy: Policy) -> dict[str, Any]:
         "enable_sleep_mode": on_gpu and config.vllm.sleep_level > 0 and not config.vllm.urls,
     }
     defaults = {
-        "max_num_seqs": config.rollout.batch_size,
+        "max_num_seqs": config.rollout.batch_size or MOST_ROWS,
         "gpu_memory_utilization": config.vllm.gpu_memory_utilization,
         "enforce_eager": not on_gpu,
         "seed": config.run.seed,
     }
-    given = dict(map(_parsed, config.vllm.engine_args))
+    given = named_values(config.vllm.engine_args)
     taken = sorted(ours.keys() & given.keys())
     if taken:
         raise ValueError(f"vllm.engine_args must not name what the trainer decides, got {', '.join(taken)}")
+    if policy.dtype != torch.float32:  # float32 logits of the head, as the trainer's
+        given["hf_overrides"] = {"head_dtype": "float32", **given.get("hf_overrides", {})}
     return {**ours, **defaults, **given}
-
-
-def _parsed(argument: str) -> tuple[str, Any]:
-    name, _, value = argument.partition("=")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _completion(place: int, output: Any) -> Completion:

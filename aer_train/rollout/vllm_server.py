@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from aer_train import dist
-from aer_train.config import TrainConfig
+from aer_train.config.tree import MOST_ROWS, TrainConfig
 from aer_train.model import Policy
 from aer_train.rollout.engine import SCORING, Completion, Request
 from aer_train.rollout.http import Refused, ask, call, concurrently
 from aer_train.rollout.protocol import SyncError
-from aer_train.rollout.server_command import server_command, server_line, transfer_route
-from aer_train.rollout.server_process import ServerProcess, free_port, wait_until_healthy
+from aer_train.rollout.server_command import server_command, server_environment, server_line, transfer_route
+from aer_train.rollout.server_process import ServerProcess, wait_until_healthy
 from aer_train.rollout.transfer import CONTROL_TIMEOUT, DiskTransfer, EngineTransfer, Transfer, tell_all
 from aer_train.rollout.vllm import WORKER, engine_arguments, max_model_len
 
@@ -63,7 +63,7 @@ class ServerEngine:
     def complete(self, requests: Sequence[Request]) -> Iterator[list[Completion]]:
         """Answer all requests, and yield the answers as they come."""
         jobs = [partial(self._complete, place, request) for place, request in enumerate(requests)]
-        for _, completion in concurrently(jobs, self.config.rollout.batch_size * len(self._urls)):
+        for _, completion in concurrently(jobs, (self.config.rollout.batch_size or MOST_ROWS) * len(self._urls)):
             yield [completion]
 
     def score(self, sequences: list[list[int]]) -> list[list[list[float]]]:
@@ -71,7 +71,7 @@ class ServerEngine:
         if not dist.is_main():
             return []
         jobs = [partial(self._score, url, rank, text) for url, rank in self._copies for text in sequences]
-        found = dict(concurrently(jobs, self.config.rollout.batch_size))
+        found = dict(concurrently(jobs, self.config.rollout.batch_size or MOST_ROWS))
         size = len(sequences)
         return [[found[copy * size + place] for place in range(size)] for copy in range(len(self._copies))]
 
@@ -105,10 +105,9 @@ class ServerEngine:
         options = self.config.vllm
         urls = [url.rstrip("/") for url in options.urls]
         if not urls:
-            port = options.port or free_port()
-            command, env = server_command(self.config, self.policy, port)
-            urls = [f"http://127.0.0.1:{port}"]
-            self._process = ServerProcess(command, env, urls[0], self.folder / "server.log")
+            command, env = partial(server_command, self.config, self.policy), server_environment(self.config, self.policy)
+            self._process = ServerProcess(command, env, self.folder / "server.log")
+            urls = [self._process.url]
         for url in urls:
             wait_until_healthy(url, options.start_timeout, self.message, self._process)
         copies = [(url, rank) for url in urls for rank in self._checked(url)]
@@ -122,7 +121,8 @@ class ServerEngine:
             served = call(f"{url}/server_info?config_format=json", post=False, timeout=CONTROL_TIMEOUT)["vllm_config"]
             model, parallel, transfer = (served[f"{name}_config"] for name in ("model", "parallel", "weight_transfer"))
         except (Refused, KeyError, TypeError) as error:
-            raise ConnectionError(f"vllm.urls must be vLLM servers in development mode, got {url} ({error}). {self._advice()}") from error
+            reason = f"vllm.urls must be vLLM servers in development mode, got {url} ({error})"
+            raise ConnectionError(f"{reason}. {self._advice(url)}") from error
         found = {
             "--logprobs-mode": (model["logprobs_mode"], "processed_logprobs"),
             "--dtype": (model["dtype"].removeprefix("torch."), str(self.policy.dtype).removeprefix("torch.")),
@@ -133,16 +133,16 @@ class ServerEngine:
             found["--weight-transfer-config backend"] = ((transfer or {}).get("backend"), self.route)
         for name, (has, needs) in found.items():
             if has != needs:
-                raise ConnectionError(f"{url} must run with {name} {needs}, got {has}. {self._advice()}")
+                raise ConnectionError(f"{url} must run with {name} {needs}, got {has}. {self._advice(url)}")
         if model["max_model_len"] < self.max_model_len:
             raise ConnectionError(
-                f"{url} must run with --max-model-len >= {self.max_model_len}, got {model['max_model_len']}. {self._advice()}"
+                f"{url} must run with --max-model-len >= {self.max_model_len}, got {model['max_model_len']}. {self._advice(url)}"
             )
         copies = parallel["data_parallel_size"]
         return range(copies) if copies > 1 else [None]
 
-    def _advice(self) -> str:
-        return f"A server that fits: {server_line(self.config, self.policy)}"
+    def _advice(self, url: str) -> str:
+        return f"A server that fits: {server_line(self.config, self.policy, url)}"
 
     def _finish(self, version: int) -> str:
         for url, answer in zip(self._urls, tell_all(self._urls, "/reset_prefix_cache"), strict=True):

@@ -1,8 +1,12 @@
 """Checkpoints: complete or absent, and enough for training to go on bit for bit, or with another number of processes.
 
-    RUN/checkpoints/step_000020/    a Hugging Face folder (float32 model and tokenizer) that transformers loads like any other, with
+    RUN/checkpoints/step_000020/    a Hugging Face folder (model in model.param_dtype, tokenizer) that transformers loads like any other;
+                                    with LoRA PEFT's folder of the adapters alone, with
         optimizer/                  the moments as a torch distributed checkpoint: every process writes and reads its own shards
-        state.json                  steps and prompts behind it, entropy controller, versions, manifest of the other files;
+        pass_rates.json             with the section difficulty, of each prompt
+        ahead.parquet               with rollout.ahead, the samples of the step after
+        state.json                  steps and prompts behind it, state of the method, versions, manifest of the other files, parameters
+                                    without moments as no gradient has reached them yet, digest of weights that are needed but not here;
                                     a folder without it is not a checkpoint
 
 There is no generator and no schedule to save: random numbers and the learning rate are functions of the seed and the step.
@@ -15,7 +19,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +29,20 @@ import torch
 from safetensors import SafetensorError
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-from aer_kernels import AdaptiveEntropyController
+from aer_kernels.methods import Method
 from aer_train import dist
-from aer_train.doctor import versions
-from aer_train.manifest import Manifest, damage, describe
+from aer_train.data.difficulty import Difficulty
 from aer_train.model import Policy
+from aer_train.model.lora import adapter_tensors, has_adapters, save_adapters
+from aer_train.run.manifest import Manifest, damage, describe
+from aer_train.run.moments import Moments, moments_of, moments_to_fill
+from aer_train.run.shards import TensorReader
+from aer_train.run.versions import versions
 from aer_train.sharding import full_named_tensors
+
+RATES = "pass_rates.json"
+"""File with the pass rates of prompts."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,44 @@ class Progress:
 
 
 def save(
-    run: Path, progress: Progress, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController, keep: int
+    run: Path,
+    progress: Progress,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    keep: int,
+    difficulty: Difficulty | None = None,
+    frozen: str | None = None,
+    write_more: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Write the checkpoint of a step (complete or not at all), then delete all but the newest `keep`. Returns its folder.
 
     All processes must call it together.
 
+    Args:
+        frozen: digest of the weights that the run needs and no checkpoint holds.
+        write_more: is given the folder by the main process, and may write more files there.
     Raises:
         FloatingPointError - a weight is not finite; OSError - it could not be written. The checkpoints before are as they were.
     """
     root, name = run / "checkpoints", f"step_{progress.step:06d}"
     folder = root / f".tmp-{name}"
-    state = {**asdict(progress), "controller": controller.state_dict(), "versions": versions()}
-    dist.check_same("the state of the run", state)
-    weights = {name: tensor.cpu() for name, tensor in full_named_tensors(policy.model) if dist.is_main()}
+    moments = moments_of(policy.model, optimizer)
+    state = {
+        **asdict(progress),
+        "method": method.state_dict(),
+        "versions": versions(),
+        "frozen": frozen,
+        "untouched": _without_moments(policy, optimizer, moments),
+    }
+    rates = None if difficulty is None or not difficulty.on else json.dumps(difficulty.state_dict())
+    dist.check_same("the state of the run", (state, rates))
+    tensors = adapter_tensors(policy.model) if has_adapters(policy.model) else full_named_tensors(policy.model)
+    weights = {name: tensor.cpu() for name, tensor in tensors if dist.is_main()}
     dist.from_main(lambda: _begin(root, folder, weights))
     try:
-        files = _save_optimizer(folder, policy, optimizer)
-        dist.from_main(lambda: _finish(root / name, folder, policy, weights, state, files, keep))
+        files = _save_optimizer(folder, moments)
+        dist.from_main(lambda: _finish(root / name, folder, policy, weights, state, rates, files, keep, write_more))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -92,22 +122,35 @@ def check(folder: Path) -> None:
         raise ValueError(f"checkpoint must be as it was written, got {folder} where {found}: delete this folder to go back to {back}")
 
 
-def restore(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, controller: AdaptiveEntropyController) -> Progress:
-    """Restore optimizer and controller; the model is loaded from the same folder by `load_policy`. Returns how far the run was.
+def restore(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    difficulty: Difficulty | None = None,
+    frozen: str | None = None,
+) -> Progress:
+    """Restore optimizer, method and pass rates; the model is loaded from the same folder by `load_policy`. Returns how far the run was.
 
+    Args:
+        frozen: as for `save`.
     Raises:
-        ValueError - the state does not fit the configuration.
+        ValueError - the state does not fit the configuration, or is more than tensors, or the frozen weights are others.
     """
     state = json.loads((folder / "state.json").read_text())
-    # betas and weight decay are the configuration's, which may have been overridden for the rest of the run
-    found = get_optimizer_state_dict(policy.model, optimizer)
+    if None not in (frozen, state.get("frozen")) and frozen != state["frozen"]:
+        raise ValueError(f"model.name must be what the run began with (model.revision names a commit), got other weights than at {folder}")
+    reader = TensorReader(folder / "optimizer")
+    written, use = moments_to_fill(policy.model, optimizer, set(state.get("untouched", ())))
     try:
         with _one_process_is_fine():
-            dcp.load({"state": found["state"]}, checkpoint_id=folder / "optimizer")
-        controller.load_state_dict(state["controller"])
+            dcp.load({"state": written}, storage_reader=reader)
+        method.load_state_dict(state["method"])
+        if difficulty is not None and difficulty.on and (folder / RATES).is_file():  # else rates are kept from now on
+            difficulty.load_state_dict(json.loads((folder / RATES).read_text()))
     except (ValueError, CheckpointException) as error:
         raise ValueError(f"the configuration must fit the checkpoint {folder}: {_reason(error)}") from error
-    set_optimizer_state_dict(policy.model, optimizer, found)
+    use()
     return Progress(state["step"], state["prompts"])
 
 
@@ -120,22 +163,42 @@ def _begin(root: Path, folder: Path, weights: dict[str, torch.Tensor]) -> None:
     folder.mkdir()
 
 
-def _save_optimizer(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> Manifest:
+def _without_moments(policy: Policy, optimizer: torch.optim.Optimizer, moments: Moments) -> list[str]:
+    """Names of the parameters that the optimizer moves and that have had no gradient yet, such as a vision tower under text."""
+    moved = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, parameter in policy.model.named_parameters() if parameter in moved and not moments.get(name)]
+
+
+def _save_optimizer(folder: Path, moments: Moments) -> Manifest:
     """Every process writes its shards. Returns what the files of all of them are."""
     with _writing():
-        dcp.save({"state": get_optimizer_state_dict(policy.model, optimizer)["state"]}, checkpoint_id=folder / "optimizer")
+        dcp.save({"state": moments}, checkpoint_id=folder / "optimizer")
         found = describe(folder, folder.glob(f"optimizer/__{dist.rank()}_*"))
     return {name: text for files in dist.all_gather(found) for name, text in files.items()}
 
 
 def _finish(
-    path: Path, folder: Path, policy: Policy, weights: dict[str, torch.Tensor], state: dict[str, Any], files: Manifest, keep: int
+    path: Path,
+    folder: Path,
+    policy: Policy,
+    weights: dict[str, torch.Tensor],
+    state: dict[str, Any],
+    rates: str | None,
+    files: Manifest,
+    keep: int,
+    write_more: Callable[[Path], None],
 ) -> None:
     """Write all that is not sharded, then make the folder a checkpoint by its name."""
     with _writing():
-        policy.model.save_pretrained(folder, state_dict=weights)
+        if has_adapters(policy.model):
+            save_adapters(policy.model, weights, folder)
+        else:
+            policy.model.save_pretrained(folder, state_dict=weights)
         policy.tokenizer.save_pretrained(folder)
         policy.generation_config.to_json_file(folder / "generation_config.json")
+        if rates is not None:
+            (folder / RATES).write_text(rates)
+        write_more(folder)
         others = [file for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).as_posix() not in files]
         state["files"] = files | describe(folder, others)
         (folder / "state.json").write_text(json.dumps(state, indent=2))

@@ -1,7 +1,8 @@
 """The run folder: what a run leaves behind, written so that a kill at any moment leaves it readable.
 
-config.json  metrics.jsonl (one row a step)  samples/step_000001.parquet  eval/step_000000.json and .parquet (its samples)
-checkpoints/  report.html  plots/
+config.json  data.json (digests of the prompts)  metrics.jsonl (one row a step)
+samples/step_000001.parquet  eval/step_000000.json and .parquet (its samples)
+checkpoints/  report.html  plots/  trackers.json
 """
 
 from __future__ import annotations
@@ -13,71 +14,17 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from aer_train import dist
-from aer_train.config import TrainConfig
-
-Row = dict[str, Any]
+from aer_train.config.tree import TrainConfig
+from aer_train.run.files import eval_json, read_json, write_atomic, write_parquet
+from aer_train.run.trackers import TRACKERS, Tracker
+from aer_train.types import Row
 
 FOLDERS = ("samples", "eval")
 """What every run folder has from its beginning."""
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a file so that it holds either its old or its new content, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_parquet(path: Path, rows: list[Row]) -> None:
-    """Write rows with the same columns, atomically. A column of nothing but None is text, so that several files make one table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pylist(rows)
-    table = table.cast(pa.schema([field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue().to_pybytes())
-
-
-def read_parquet(path: Path, columns: list[str] | None = None) -> list[Row]:
-    """Return the rows of a parquet file, with some or all of their columns."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=columns).to_pylist()
-
-
-def num_rows(path: Path) -> int:
-    """Return the number of rows of a parquet file."""
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(path).num_rows
-
-
-def eval_json(result: Row) -> str:
-    """Return an evaluation as JSON: indented, with a line for each problem at the end."""
-    text = json.dumps({name: value for name, value in result.items() if name != "problems"}, indent=2)
-    if "problems" not in result:
-        return text
-    lines = ",\n    ".join(json.dumps(problem) for problem in result["problems"])
-    return f'{text[:-2]},\n  "problems": [\n    {lines}\n  ]\n}}\n'
 
 
 class Recorder:
@@ -90,8 +37,9 @@ class Recorder:
             ValueError - the folder exists and the run is not resumed, or not every rank sees it; ImportError - a tracker is not installed.
         """
         self.out = out
-        self._sinks: list[Sink] = []
+        self._trackers: list[Tracker] = []
         self._metrics: TextIO | None = None
+        self._shown = config.run.sink_samples
         dist.from_main(lambda: self._open(config, resume_step))
         if not all(dist.all_gather((out / "config.json").is_file())):
             raise ValueError(f"run.out must be on a file system that every machine sees, got {out}")
@@ -107,7 +55,7 @@ class Recorder:
             self._take_back(resume_step)
             write_atomic(self.out / "config.json", settings)
         self._metrics = (self.out / "metrics.jsonl").open("a", encoding="utf-8")
-        self._sinks = [SINKS[name](self.out, config) for name in config.run.sinks]
+        self._trackers = [TRACKERS[name](self.out, config, resume_step or 0) for name in config.run.sinks]
 
     def __enter__(self) -> Recorder:
         return self
@@ -124,13 +72,19 @@ class Recorder:
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         numbers = {name: float(value) for name, value in clean.items() if isinstance(value, int | float) and name != "step"}
-        for sink in self._sinks:
-            sink(int(row["step"]), numbers)
+        for tracker in self._trackers:
+            tracker.log(int(row["step"]), numbers)
 
     def write_samples(self, step: int, rows: list[Row]) -> None:
-        """Write the samples of a step to samples/step_<step>.parquet."""
-        if self._metrics is not None:
-            write_parquet(self.out / "samples" / f"step_{step:06d}.parquet", rows)
+        """Write the samples of a step to samples/step_<step>.parquet, and send run.sink_samples of them, from all over the step, to the
+        trackers."""
+        if self._metrics is None:
+            return
+        write_parquet(self.out / "samples" / f"step_{step:06d}.parquet", rows)
+        if self._shown:
+            shown = rows[:: max(1, len(rows) // self._shown)][: self._shown]
+            for tracker in self._trackers:
+                tracker.table(step, shown)
 
     def write_eval(self, step: int, result: Row, rows: list[Row] | None = None) -> None:
         """Write an evaluation to eval/step_<step>.json, and its samples beside it."""
@@ -140,12 +94,26 @@ class Recorder:
             write_parquet(self.out / "eval" / f"step_{step:06d}.parquet", rows)
         write_atomic(self.out / "eval" / f"step_{step:06d}.json", eval_json(result))
 
+    def has_eval(self, step: int) -> bool:
+        """Whether the evaluation of a step is there, on every rank the same."""
+        return dist.from_main(lambda: (self.out / "eval" / f"step_{step:06d}.json").is_file())
+
+    def write_data(self, about: Row) -> Row | None:
+        """Write what the run is given to data.json; return what was there, of the same run before it was resumed."""
+        return dist.from_main(lambda: self._write_data(about))
+
     def close(self) -> None:
         """Close the files and the trackers."""
         if self._metrics is not None:
             self._metrics.close()
-        for sink in self._sinks:
-            sink(-1, {})
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _write_data(self, about: Row) -> Row | None:
+        path = self.out / "data.json"
+        before = read_json(path) if path.is_file() else None
+        write_atomic(path, json.dumps(about, indent=2))
+        return before
 
     def _take_back(self, step: int) -> None:
         path = self.out / "metrics.jsonl"
@@ -205,19 +173,12 @@ def read_config(run: Path) -> Row:
     path = run / "config.json"
     if not path.is_file():
         raise ValueError(f"run must be a run folder with a config.json, got {run}")
-    return _read_json(path)
+    return read_json(path)
 
 
 def read_evals(run: Path) -> dict[int, Row]:
     """Return the evaluations of a run by step, in order."""
-    return {int(path.stem.removeprefix("step_")): _read_json(path) for path in sorted((run / "eval").glob("step_*.json"))}
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got: {error}") from error
+    return {int(path.stem.removeprefix("step_")): read_json(path) for path in sorted((run / "eval").glob("step_*.json"))}
 
 
 def _rows(path: Path) -> list[Row]:
@@ -232,35 +193,3 @@ def _rows(path: Path) -> list[Row]:
             break
         rows.append(row)
     return rows
-
-
-Sink = Callable[[int, dict[str, float]], None]
-"""(step, numbers); an empty dictionary closes it."""
-
-
-def _tensorboard(out: Path, config: TrainConfig) -> Sink:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(out / "tensorboard"))
-
-    def send(step: int, numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            writer.add_scalar(name, value, step)
-        writer.flush() if numbers else writer.close()
-
-    return send
-
-
-def _wandb_like(module: str) -> Callable[[Path, TrainConfig], Sink]:
-    def make(out: Path, config: TrainConfig) -> Sink:
-        run = importlib.import_module(module).init(project="aer", name=out.name, config=dataclasses.asdict(config))
-        return lambda step, numbers: run.log(numbers, step=step) if numbers else run.finish()
-
-    return make
-
-
-SINKS: dict[str, Callable[[Path, TrainConfig], Sink]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb_like("wandb"),
-    "trackio": _wandb_like("trackio"),
-}

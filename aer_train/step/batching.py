@@ -2,47 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from aer_train.model.policy import Policy
+from aer_train.model.shared_prompts import SharedPrompts
+from aer_train.step.shared import Shared, Unit, lay_out, unit_width, units
 from aer_train.types import Sample
 
 IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
+class Columns:
+    """A number of each of the N loss tokens of a step: (N,) float32 each."""
+
+    slices: Mapping[int, slice]
+    """Where the tokens of each sample are, by the sample's number."""
+    advantages: np.ndarray
+    entropy_coef: np.ndarray
+    """At an entropy_scale of 1."""
+    weights: np.ndarray | None = None
+    divergence_coef: np.ndarray | None = None
+    held: np.ndarray | None = None
+    old_logprobs: np.ndarray | None = None
+    """Nats; None when strictly on-policy."""
+    reference: np.ndarray | None = None
+    """Log-probs of the policy that a KL penalty pulls towards, nats."""
+    statistic_coef: np.ndarray | None = None
+    """Of each sample of the step, by its number; the others are of each token."""
+
+
+@dataclass(frozen=True)
 class MicroBatch:
-    """B samples padded on the right to T + 1 tokens; position t predicts token t + 1, so everything here is T wide."""
+    """B samples padded on the right to T + 1 tokens; position t predicts token t + 1, so everything here is T wide.
+
+    Where samples share prompts, input_ids and attention_mask are of U sequences of L tokens, and all the rest of the responses alone: T is
+    then the length of the longest.
+
+    Float tensors are (B, T) float32, 0 outside the responses; None where no token has one.
+    """
 
     rows: list[int]
-    """Which samples these are, in the order given to `micro_batches`; none in a micro-batch that only keeps a rank in step."""
+    """Which samples these are, by their number; none in a micro-batch that only keeps a rank in step."""
+    spans: list[slice]
+    """Where the response tokens of each are predicted."""
     input_ids: Tensor
-    """(B, T) int64"""
+    """(B, T) or (U, L) int64"""
     attention_mask: Tensor
-    """(B, T) int64, 1 at real tokens."""
+    """The same, 1 at real tokens."""
     targets: Tensor
     """(B, T) int64, IGNORE_INDEX outside the response."""
     loss_mask: Tensor
     """(B, T) bool, True where a response token is predicted."""
-    advantages: Tensor
-    """(B,) float32"""
-    entropy_coef: Tensor
-    """(B,) float32, alpha * w(q) of the sample's prompt."""
     rollout_logprobs: Tensor
-    """(B, T) float32, nats, as recorded when the sample was drawn; 0 outside the response."""
+    """Nats, as recorded when the sample was drawn."""
+    advantages: Tensor
+    entropy_coef: Tensor
+    weights: Tensor | None
+    divergence_coef: Tensor | None
+    held: Tensor | None
     old_logprobs: Tensor | None
-    """(B, T) float32, nats, 0 outside the response; None when strictly on-policy."""
+    reference: Tensor | None
     loss_tokens: int
     """How many positions loss_mask holds."""
     padding: int
     """How many positions hold no token."""
+    statistic_coef: Tensor | None = None
+    """(B,)"""
+    shared: Shared | None = None
+    """Where prompts and responses are; None: every sample has a row."""
+
+    def hidden(self, policy: Policy) -> Tensor:
+        """Return the policy's hidden states (B, T, D) at these positions; call it in the policy's forward pass."""
+        if self.shared is None:
+            return policy.hidden(self.input_ids, self.attention_mask)
+        return self.shared.take(policy.hidden_shared(self.input_ids, self.shared.segments, self.shared.positions))
 
 
-def plan(widths: Sequence[int], tokens_per_microbatch: int, world: int = 1) -> list[list[list[int]]]:
+def partition(widths: Sequence[int], tokens_per_microbatch: int, world: int = 1) -> list[list[list[int]]]:
     """Return the micro-batches of every rank as lists of indices: as few as the budget allows, and then as equal as possible.
 
     Every rank gets the same number of them, and the k-th ones of all ranks cost about the same, since ranks wait for each other at each.
@@ -80,34 +122,32 @@ def plan(widths: Sequence[int], tokens_per_microbatch: int, world: int = 1) -> l
 
 def micro_batches(
     samples: Sequence[Sample],
-    advantages: Sequence[float],
-    entropy_coef: Sequence[float],
-    old_logprobs: Sequence[Sequence[float]] | None,
+    rows: Sequence[int],
+    columns: Columns | None,
     *,
     tokens_per_microbatch: int,
     pad_id: int,
     device: torch.device,
     rank: int = 0,
     world: int = 1,
+    shared: SharedPrompts | None = None,
 ) -> list[MicroBatch]:
-    """Return this rank's micro-batches (see `plan`).
+    """Return this rank's micro-batches (see `partition`).
 
     Args:
-        samples: each with at least one response token.
-        advantages, entropy_coef: one number for each sample.
-        old_logprobs: nats, one number for each response token of each sample; None when strictly on-policy.
+        samples: all of a step.
+        rows: the samples to pack, by their number, each with at least one response token.
+        columns: what the loss needs of each token; None for a pass without a loss.
+        shared: how the policy reads prompts once; None: it does not.
     """
-    chunks = plan([_width(sample) for sample in samples], tokens_per_microbatch, world)[rank]
-    return [_micro_batch(chunk, samples, advantages, entropy_coef, old_logprobs, pad_id, device) for chunk in chunks]
+    parts = units(samples, rows, shared, tokens_per_microbatch, world)
+    chunks = partition([unit_width(unit, samples) for unit in parts], tokens_per_microbatch, world)[rank]
+    return [_micro_batch([parts[index] for index in chunk], samples, columns, pad_id, device) for chunk in chunks]
 
 
 def response_slice(sample: Sample) -> slice:
-    """Return where in a row of a micro-batch the response tokens are predicted."""
-    return slice(len(sample.prompt_tokens) - 1, _width(sample))
-
-
-def _width(sample: Sample) -> int:
-    return len(sample.prompt_tokens) + len(sample.tokens) - 1
+    """Return where in a row of a sample's own the response tokens are predicted."""
+    return slice(len(sample.prompt_tokens) - 1, len(sample.prompt_tokens) + len(sample.tokens) - 1)
 
 
 def _cut(order: Sequence[int], widths: Sequence[int], budget: int) -> list[list[int]]:
@@ -121,42 +161,64 @@ def _cut(order: Sequence[int], widths: Sequence[int], budget: int) -> list[list[
     return chunks
 
 
-def _micro_batch(
-    rows: list[int],
-    samples: Sequence[Sample],
-    advantages: Sequence[float],
-    entropy_coef: Sequence[float],
-    old_logprobs: Sequence[Sequence[float]] | None,
-    pad_id: int,
-    device: torch.device,
-) -> MicroBatch:
-    shape = max(1, len(rows)), max((_width(samples[row]) for row in rows), default=1)
-    input_ids, targets = np.full(shape, pad_id), np.full(shape, IGNORE_INDEX)
-    attention_mask = np.zeros(shape, np.int64)
-    attention_mask[:, 0] = 1  # an empty micro-batch still runs one token
-    rollout_logprobs, old = np.zeros(shape, np.float32), None if old_logprobs is None else np.zeros(shape, np.float32)
-    per_row = np.zeros((2, shape[0]), np.float32)
-    for b, row in enumerate(rows):
-        sample, span = samples[row], response_slice(samples[row])
-        input_ids[b, : span.stop], attention_mask[b, : span.stop] = (sample.prompt_tokens + sample.tokens)[:-1], 1
-        targets[b, span], rollout_logprobs[b, span] = sample.tokens, sample.logprobs
-        per_row[:, b] = advantages[row], entropy_coef[row]
-        if old is not None and old_logprobs is not None:
-            old[b, span] = old_logprobs[row]
+def _micro_batch(parts: list[Unit], samples: Sequence[Sample], columns: Columns | None, pad_id: int, device: torch.device) -> MicroBatch:
+    rows = [row for unit in parts for row in unit]
+    if len(rows) > len(parts):
+        input_ids, shared = lay_out(parts, samples, pad_id, device)
+        spans, shape = [slice(0, len(samples[row].tokens)) for row in rows], tuple(shared.source.shape)
+        attention_mask = (shared.segments >= 0).long()
+    else:
+        spans, shared = [response_slice(samples[row]) for row in rows], None
+        shape = max(1, len(rows)), max((span.stop for span in spans), default=1)
+        input_ids, attention_mask = _rows(rows, samples, shape, pad_id, device)
 
-    def place(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device)
+    def column(values: np.ndarray | None) -> Tensor | None:
+        if values is None or columns is None:
+            return None
+        return _spread([values[columns.slices[row]] for row in rows], spans, shape, 0.0, device)
 
+    given = [None] * 7 if columns is None else [getattr(columns, field.name) for field in fields(columns)[1:8]]
+    advantages, entropy_coef, weights, divergence_coef, held, old_logprobs, reference = map(column, given)
+    targets = _spread([samples[row].tokens for row in rows], spans, shape, IGNORE_INDEX, device)
+    zeros = torch.zeros(shape, device=device)
+    statistic = None if columns is None or columns.statistic_coef is None else columns.statistic_coef[rows or [0]]
     return MicroBatch(
         rows,
-        place(input_ids),
-        place(attention_mask),
-        place(targets),
-        place(targets != IGNORE_INDEX),
-        place(per_row[0]),
-        place(per_row[1]),
-        place(rollout_logprobs),
-        None if old is None else place(old),
+        spans,
+        input_ids,
+        attention_mask,
+        targets,
+        targets != IGNORE_INDEX,
+        _spread([samples[row].logprobs for row in rows], spans, shape, 0.0, device),
+        zeros if advantages is None else advantages,
+        zeros if entropy_coef is None else entropy_coef,
+        weights,
+        divergence_coef,
+        held,
+        old_logprobs,
+        reference,
         sum(len(samples[row].tokens) for row in rows),
-        shape[0] * shape[1] - sum(_width(samples[row]) for row in rows),
+        input_ids.numel() - sum(unit_width(unit, samples) for unit in parts),
+        None if statistic is None else torch.from_numpy(statistic).to(device),
+        shared,
     )
+
+
+def _rows(rows: list[int], samples: Sequence[Sample], shape: tuple[int, ...], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens and attention mask of samples with a row each, (B, T) int64."""
+    input_ids, attention_mask = np.full(shape, pad_id), np.zeros(shape, np.int64)
+    attention_mask[:, 0] = 1  # an empty micro-batch still runs one token
+    for b, row in enumerate(rows):
+        tokens = (samples[row].prompt_tokens + samples[row].tokens)[:-1]
+        input_ids[b, : len(tokens)], attention_mask[b, : len(tokens)] = tokens, 1
+    return torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+
+
+def _spread(
+    values: Sequence[Sequence[float] | np.ndarray], spans: list[slice], shape: tuple[int, ...], fill: float, device: torch.device
+) -> Tensor:
+    """Numbers of the tokens of each response in their places, (B, T): int64 where fill is a whole number, else float32."""
+    found = np.full(shape, fill, np.int64 if isinstance(fill, int) else np.float32)
+    for b, (span, of_response) in enumerate(zip(spans, values, strict=True)):
+        found[b, span] = of_response
+    return torch.from_numpy(found).to(device)

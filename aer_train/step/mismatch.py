@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from aer_kernels.reference import MAX_LOG_RATIO
-from aer_train.config import Mismatch, TrainConfig
+from aer_train.config.tree import Mismatch, TrainConfig
 
 ONE_PASS = ("off", "token_truncate")
 """Kinds for which an on-policy update needs no pass for the log-probs of the policy that sampled: its own pass does (see `loss`)."""

@@ -43,6 +43,8 @@ REFERENCE_WIDTH = 128
 STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150), "mixed": (2400, 150)}
 """Optimizer steps of the two stages."""
 
+SKILL_LR, HABIT_LR = 2e-3, 5e-4
+
 RARE = 0.005
 """Share of the rare strategy that stage 2 teaches."""
 
@@ -108,9 +110,13 @@ def warm_up(
     tokenizer, rng = build_tokenizer(chosen.characters), random.Random(seed)
     model: Any = build_model(size, len(tokenizer))
     model.to(device)
-    scale = min(1.0, REFERENCE_WIDTH / SIZES[size]["hidden_size"])
-    _train(model, tokenizer, chosen, rng, "skill", skill_steps, scale * 2e-3, chosen.skill_answer)
-    _train(model, tokenizer, chosen, rng, "habit", habit_steps, scale * 5e-4, lambda problem, rng: chosen.habit_answer(problem, rng, rare))
+    train_stage(model, tokenizer, chosen, rng, "skill", skill_steps, SKILL_LR, chosen.skill_answer)
+    train_habit(model, tokenizer, chosen, rng, habit_steps, rare)
+    save_policy(model, tokenizer, out)
+
+
+def save_policy(model: Any, tokenizer: Any, out: Path) -> None:
+    """Write a policy as a Hugging Face folder in half precision; `out` is there as a whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".warmup-", dir=out.parent))
     try:
@@ -123,7 +129,12 @@ def warm_up(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _train(
+def train_habit(model: Any, tokenizer: Any, task: Task, rng: random.Random, steps: int, rare: float) -> None:
+    """Train a weak solver in place: it uses the strategy that hard problems need with probability `rare`."""
+    train_stage(model, tokenizer, task, rng, "habit", steps, HABIT_LR, lambda problem, rng: task.habit_answer(problem, rng, rare))
+
+
+def train_stage(
     model: Any,
     tokenizer: Any,
     task: Task,
@@ -133,8 +144,10 @@ def _train(
     lr: float,
     answer: Callable[[Any, random.Random], str],
 ) -> None:
+    """Train a model in place on prompts of both tiers and their answers; `lr` is that of a model of REFERENCE_WIDTH or less."""
     from rich.progress import track
 
+    lr *= min(1.0, REFERENCE_WIDTH / model.config.hidden_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     for step in track(range(steps), description=f"warm-up of {task.name}: {stage}"):
         cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0, step - LR_WARMUP) / max(1, steps - LR_WARMUP)))
@@ -181,7 +194,7 @@ def report(folder: Path, name: str = "countdown", split: str = "validation", sam
 
 
 def main() -> None:
-    """Command line."""
+    """Make the policy that the command line describes."""
     parser = argparse.ArgumentParser(description=warm_up.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--task", choices=TASKS, default="countdown")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from aer_train.verify.verifier import Verdict
+from aer_train.types import Verdict
 
 STEPS = 3
 """Steps in a row after which failures are no accident."""
 
 
 class Failures:
-    """Timeouts and crashes, step by step."""
+    """Timeouts and crashes of any reward, step by step."""
 
     def __init__(self, most: float) -> None:
         """
@@ -25,12 +25,14 @@ class Failures:
 
     def step(self, verdicts: Sequence[Verdict]) -> None:
         """Take note of a step."""
-        failed = [verdict for verdict in verdicts if verdict.outcome in ("timeout", "crash")]
+        failed = [verdict for verdict in verdicts if not verdict.judged]
         if len(failed) <= self.most * len(verdicts):
             self._steps = 0
             return
         self._steps += 1
-        reason, count = Counter(f"{verdict.outcome}: {verdict.detail}" for verdict in failed).most_common(1)[0]
+        reason, count = Counter(
+            verdict.detail if verdict.failed else f"{verdict.outcome}: {verdict.detail}" for verdict in failed
+        ).most_common(1)[0]
         self._last = f"{len(failed)} of {len(verdicts)} responses in the last one, {count} with {reason}"
 
     def persistent(self) -> str:

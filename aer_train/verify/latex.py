@@ -6,6 +6,7 @@ Only spelling: nothing here changes a value, drops a unit or a bracket. Every pa
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 _CHARACTERS = str.maketrans(
@@ -21,7 +22,8 @@ _CHARACTERS = str.maketrans(
         **{"π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu "},
         **{"σ": r"\sigma ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "ρ": r"\rho ", "τ": r"\tau ", "Δ": r"\Delta "},
         **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm "},
-        **{"≈": r"\approx ", "⟨": "(", "⟩": ")", "（": "(", "）": ")", "，": ",", "：": ":", "∅": r"\emptyset "},
+        **{"≈": r"\approx ", "⟨": "(", "⟩": ")", "（": "(", "）": ")", "，": ",", "：": ":", "∅": r"\emptyset ", "∖": r"\setminus "},
+        **{"ℝ": r"\mathbb{R}", "Ω": r"\Omega ", "µ": r"\mu ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil "},
     }
 )
 """Characters that are written for a command or for another character."""
@@ -42,7 +44,9 @@ _COMMANDS = {
     **{"neq": r"\ne", "lt": "<", "gt": ">", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")"},
     **{"div": "/", "varphi": r"\phi", "varepsilon": r"\epsilon", "vartheta": r"\theta", "degree": r"^\circ", "degrees": r"^\circ"},
     **{"lor": r"\text{ or }", "land": r"\text{ and }", "varnothing": r"\emptyset", "colon": ":", "lparen": "(", "rparen": ")"},
-    **{"implies": r"\Rightarrow", "mathop": "", "ensuremath": ""},
+    **{"implies": r"\Rightarrow", "mathop": "", "ensuremath": "", "backslash": r"\setminus", "smallsetminus": r"\setminus"},
+    **{"R": r"\mathbb{R}", "reals": r"\mathbb{R}", "Reals": r"\mathbb{R}", "pounds": "£", "textdollar": "", "euro": "€", "texteuro": "€"},
+    **dict.fromkeys(["simeq", "sim", "doteq", "cong", "thickapprox"], r"\approx"),
 }
 """Commands that are another spelling of something, or only about looks."""
 
@@ -51,9 +55,10 @@ _SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~")
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[A-Za-z{}])")
 _ROW_SPACE = re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm)\s*\]")
 _STYLE = re.compile(
-    r"\\(?:mathrm(?=\{[eid]\})|mathbf|boldsymbol|bm|mathit|mathsf|mathnormal|bf|it|(?:text)?color\s*\{\w+\})\s*(?:\{([^{}]*)\}|(?![A-Za-z]))"
+    r"\\(?:mathrm(?=\{[eid]\})|mathbf|boldsymbol|bm|mathit|mathsf|mathnormal|underline|bf|it|(?:text)?color\s*\{\w+\})\s*(?:\{([^{}]*)\}|(?![A-Za-z]))"
 )
-_NEGATIVE_SPACE = re.compile(r"\s*\\!\s*")
+_NO_BRACKET = re.compile(r"\\(?:left|right)\s*\.(?!\d)")
+_NEGATIVE_SPACE = re.compile(r"\s*\\!\s*|\\[hv]?phantom\s*\{[^{}]*\}")
 _MATH_SIGN = re.compile(r"\\?\$|(?<!\\)\\[()\[\]]")
 _FUNCTION_NAME = re.compile(r"\\operatorname\*?\s*\{\s*([A-Za-z]+)\s*\}")
 _MATRIX = re.compile(r"\\(begin|end)\s*\{\s*(?:[pb]?matrix|array|smallmatrix)\s*\}(?:\s*\{[clr| ]*\})?")
@@ -63,10 +68,16 @@ _SUPERSCRIPTS = re.compile("[⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _RAISED = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 _ROOT_SIGN = re.compile(r"√ ?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+|[A-Za-z]))")
 _ROOT_ARGUMENT = re.compile(r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))")
-_SHORT_GROUP = re.compile(r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}")
+_SHORT_GROUP = re.compile(r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?!\d)")  # 2^{6}3 is not 2^63
+_PRIMES = re.compile(r"\^\s*\{\s*((?:\\prime\s*)+)\}|\^\s*\\prime(?![A-Za-z])")
+_SIGN_ABOVE = re.compile(r"\^\s*\{\s*([-+*])\s*\}")
+_BLACKBOARD = re.compile(r"\\mathbb ?(?:\{ ?([A-Z]) ?\}|([A-Z]))")
+_OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 _CIRCLE = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])")
 _TEXT_WORD = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}", re.DOTALL)
+_EMPTY_SET = re.compile(r"\\\{ ?\\\}")
 _PERCENT_WORD = re.compile(r"\\?%|\b(?:per\s?cent|pct)\b|\\text\s*\{\s*(?:\\?%|per\s?cent)\s*\}", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d) ?\{ ?, ?\} ?(?=\d)|\{,\}")
 _GAP = re.compile(r"\s+")
 _INNER_GAP = re.compile(r"(?<![0-9.])\s+|\s+(?![0-9.])")
 
@@ -77,22 +88,27 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = _ROOT_SIGN.sub(lambda root: rf"\sqrt{{{root[1] or root[2] or root[3]}}}", text)
         text = _SUPERSCRIPTS.sub(lambda raised: f"^{{{raised[0].translate(_RAISED)}}}", text).translate(_CHARACTERS)
+        text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), text)
     text = _GAP.sub(" ", text)
     if "\\" in text or "$" in text or "~" in text:
-        if "matrix" not in text and "array" not in text:
+        if "\\begin" not in text:
             text = _DOUBLE_BACKSLASH.sub(r"\\", text)
-        text = _STYLE.sub(r"\1", _ROW_SPACE.sub(r"\\\\", _NEGATIVE_SPACE.sub("", text)))
+        text = _STYLE.sub(r"\1", _ROW_SPACE.sub(r"\\\\", _NO_BRACKET.sub("", _NEGATIVE_SPACE.sub("", text))))
         text = _FUNCTION_NAME.sub(r"\\\1 ", text)
         text = _MATRIX.sub(r"\\\1{matrix}", text)
         text = _COMMAND.sub(_spelled, text)
         text = _SPACE.sub(" ", _MATH_SIGN.sub("", text))
         text = _DIGIT_ARGUMENTS.sub(_braced, text)
         text = _ROOT_ARGUMENT.sub(r"\\sqrt{\1}", text)
+        text = text.replace("\\text{}", "")
         text = _CIRCLE.sub(r"^\\circ ", text)
-    for written, spelled in (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne ")):
+        text = _PRIMES.sub(lambda primes: "'" * max(1, primes[0].count("prime")), text)
+        text = _SIGN_ABOVE.sub(r"^\1", text)
+        text = _BLACKBOARD.sub(r"\\mathbb{\1\2}", text)
+    for written, spelled in (("...", r"\dots "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne ")):
         text = text.replace(written, spelled)
-    text = _PERCENT_WORD.sub("%", text)
-    text = _SHORT_GROUP.sub(r"\1\2", text).replace("{,}", ",")
+    text = _EMPTY_SET.sub(r"\\emptyset", _PERCENT_WORD.sub("%", text))
+    text = _THOUSANDS.sub(",", _SHORT_GROUP.sub(r"\1\2", text))
     return _GAP.sub(" ", text).strip()
 
 
@@ -108,9 +124,10 @@ def words(text: str) -> str:
 
 
 def _spelled(match: re.Match[str]) -> str:
-    spelling = _COMMANDS.get(match[1])
+    name = match[1]
+    spelling = _COMMANDS.get(name)
     if spelling is None:
-        return match[0]
+        return " " + name.removeprefix("q").removeprefix("quad") if name.startswith(("quad", "qquad")) else match[0]
     return spelling
 
 

@@ -32,19 +32,22 @@ KILLED = "the process died (SIGKILL)"
 """What becomes of a call whose process is killed by the system or by a person."""
 
 
+Arguments = Sequence[Any] | dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Reply:
     """What became of a call."""
 
     status: Literal["ok", "timeout", "crash"]
     value: Any
-    """What the function returned (text or a number) when the status is ok, else what went wrong."""
+    """What the function returned (text, a number or None) when the status is ok, else what went wrong."""
     seconds: float
     """From the moment a process took the call; waiting for a free process and starting one do not count."""
 
 
 class Pool:
-    """Calls a function of two texts in child processes. Usable from any thread, and after a fork (the child gets processes of its own)."""
+    """Calls a function in child processes. Usable from any thread, and after a fork (the child gets processes of its own)."""
 
     def __init__(self, target: str, timeout: float, workers: int, warm_up: Sequence[str] | None = None, memory_bytes: int = 4 << 30):
         """
@@ -67,8 +70,11 @@ class Pool:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="verify")
 
-    def submit(self, *arguments: str) -> Future[Reply]:
+    def submit(self, *arguments: Any, **named: Any) -> Future[Reply]:
         """Return the reply to come.
+
+        Args:
+            arguments, named: what the function is called with, by place or by name: anything JSON can hold.
 
         Raises (when the result is asked for): ChildProcessError - no process can be started; ImportError - it cannot load the function;
         CancelledError - the pool was closed before.
@@ -76,7 +82,7 @@ class Pool:
         if os.getpid() != self._pid:  # a fork: the threads stayed with the parent, and so must its processes
             self._inherited = self._workers
             self._open()
-        return self._threads.submit(self._call, arguments)
+        return self._threads.submit(self._call, named or arguments)
 
     def close(self) -> None:
         """End all processes, at once; calls that wait are cancelled. May be called again."""
@@ -94,7 +100,7 @@ class Pool:
         """Return the processes that were started and not yet replaced."""
         return [worker.process.pid for worker in self._workers if worker.process is not None]
 
-    def _call(self, arguments: Sequence[str]) -> Reply:
+    def _call(self, arguments: Arguments) -> Reply:
         worker = self._idle.get()
         try:
             worker.ensure_started()
@@ -138,7 +144,7 @@ class _Worker:
                 self.kill()
                 raise
 
-    def ask(self, arguments: Sequence[str], seconds: float) -> tuple[Literal["ok", "timeout", "crash"], Any]:
+    def ask(self, arguments: Arguments, seconds: float) -> tuple[Literal["ok", "timeout", "crash"], Any]:
         """Send arguments, return (status, value). A process that gave no reply is gone."""
         try:
             reply = self._exchange(arguments, seconds)

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from aer_train.verify.algebra.tokens import repeating
 from aer_train.verify.units import split_unit, units_differ
 
 MAX_DIGITS = 100
@@ -14,7 +15,10 @@ MAX_DIGITS = 100
 MAX_EXPONENT = 400
 """The largest power of ten that is written out."""
 
-NUMERAL = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%)?")
+NUMERAL = re.compile(
+    r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%|\s?per\s?cent\b)?"
+    r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)*(?:(?![\w^])|(?=(?:[kcm]?m|[km]?g|lbs?|oz|ft|mph|hrs?|mins?|[ap]m|s|h|m?L|ml)\b))"
+)
 """A number within a text."""
 
 
@@ -30,31 +34,40 @@ class Quantity(NamedTuple):
 _DECIMAL = r"(?:\d+\.?\d*|\.\d+)"
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(_DECIMAL)
-_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\{(\d+)\}")
+_REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\(?:overline|bar|dot) ?(?:\{(\d+)\}|(\d))|\((\d+)\))")
+_FOREIGN = re.compile(r"[^\x00-\x7f€£¥₹µΩÅ]")
 _RATIO = re.compile(rf"(-?{_DECIMAL}) ?/ ?(-?{_DECIMAL})|\\frac\{{ ?(-?{_DECIMAL}) ?\}}\{{ ?(-?{_DECIMAL}) ?\}}")
 _MIXED = re.compile(r"(\d+)(?: (\d+) ?/ ?(\d+)| ?\\frac\{ ?(\d+) ?\}\{ ?(\d+) ?\})")
+_REPEATED = re.compile(r"(\d*)\.(\d*?)(?:(\d)\3{2,}|(\d{2,}?)\4+)\\dots")  # 0.333..., 0.1212...
 _SCIENTIFIC = re.compile(rf"(?:({_DECIMAL}) ?(?:[eE]|[*xX] ?10 ?\^ ?)|10 ?\^ ?)\{{? ?([+-]? ?\d{{1,4}}) ?\}}?")
 _WHOLE_IN_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
-_NAMED = dict(zip(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], range(11), strict=True))
+_NUMBER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty
+"""
+_NAMED = {name: value for value, name in enumerate(_NUMBER_WORDS.split())}
 _BASED = re.compile(
-    r"\(?([0-9A-F]+)\)? ?(?:_ ?(\d)|_ ?\{ ?(?:\\text ?\{)? ?\(?(?:base )?(\w+)\)? ?\}? ?\}|\\text ?\{ ?\(?(?:in )?base (\w+)\)? ?\}"
+    r"(-?) ?\(?([0-9A-F]+)\)? ?(?:_ ?(\d)|_ ?\{ ?(?:\\text ?\{)? ?\(?(?:base )?(\w+)\)? ?\}? ?\}|\\text ?\{ ?\(?(?:in )?base (\w+)\)? ?\}"
     r"|\(?(?:in )?base (\w+)\)?)",
     re.IGNORECASE,
 )
 
 
-def quantity(text: str, *, letter_units: bool = False) -> Quantity | None:
+def quantity(text: str, *, letter_units: bool = False, gold: bool = False) -> Quantity | None:
     """Return the exact number that a cleaned text is, or None.
 
     Args:
         letter_units: a single letter after the number may be a unit (5 m); otherwise it is a variable.
+        gold: words that are not known are units, too; see `split_unit`.
     """
     text = text.strip().rstrip(" .;")
-    if not text or len(text) > MAX_DIGITS or not text.isascii():
+    if not text or len(text) > MAX_DIGITS or (not text.isascii() and _FOREIGN.search(text)):
         return None
     if text.isdigit():
         return Quantity(Fraction(int(text)), False, "")
-    parts = split_unit(_unwrapped(text), letters=letter_units) if text.lower() not in _NAMED else (str(_NAMED[text.lower()]), 0, "")
+    text = _unwrapped(text)
+    if text.lower() in _NAMED:
+        return Quantity(Fraction(_NAMED[text.lower()]), False, "")
+    parts = split_unit(text, letters=letter_units, gold=gold)
     if parts is None:
         return None
     number, scale, unit = parts
@@ -62,7 +75,7 @@ def quantity(text: str, *, letter_units: bool = False) -> Quantity | None:
     number = number.removesuffix("%").strip()
     sign = -1 if number.startswith("-") else 1
     value = _unsigned(number[1:].strip() if number[:1] in ("-", "+") else number)
-    return None if value is None else Quantity(sign * value * 10**scale, percent, unit)
+    return None if value is None else Quantity(sign * value * scale, percent, unit)
 
 
 def same_quantity(a: Quantity, b: Quantity) -> bool:
@@ -75,8 +88,11 @@ def in_base(text: str) -> str | None:
     match = _BASED.fullmatch(text.rstrip(" ."))
     if match is None:
         return None
-    base = next(group for group in match.groups()[1:] if group).lower()
-    return f"{match[1]}_{_NAMED.get(base, base)}"
+    named = next(group for group in match.groups()[2:] if group).lower()
+    base = int(named) if named.isdigit() else _NAMED.get(named, 0)
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in match[2]):
+        return None
+    return f"{match[1]}{match[2].upper()}_{base}"
 
 
 def _unwrapped(text: str) -> str:
@@ -96,14 +112,14 @@ def _unsigned(text: str) -> Fraction | None:
         return Fraction(text)
     if mixed := _MIXED.fullmatch(text):
         whole, top, bottom = (int(group) for group in mixed.groups() if group is not None)
-        return whole + Fraction(top, bottom) if bottom else None
+        return whole + Fraction(top, bottom) if 0 < top < bottom else None
     if ratio := _RATIO.fullmatch(text):
         numerator, denominator = (Fraction(group) for group in ratio.groups() if group is not None)
         return numerator / denominator if denominator else None
     if scientific := _SCIENTIFIC.fullmatch(text):
         exponent = int(scientific[2].replace(" ", ""))
         return Fraction(scientific[1] or 1) * Fraction(10) ** exponent if abs(exponent) <= MAX_EXPONENT else None
-    if repeating := _REPEATING.fullmatch(text):
-        before, fixed, period = repeating.groups()
-        return Fraction(f"{before or 0}.{fixed or 0}") + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    if digits := _REPEATING.fullmatch(text) or (text.endswith(r"\dots") and _REPEATED.fullmatch(text)):
+        before, fixed, *period = (group for group in digits.groups() if group is not None)
+        return repeating(before, fixed, period[0])
     return None

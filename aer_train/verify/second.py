@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from aer_train.types import Question
 from aer_train.verify.extract import extract, gold_answer
 from aer_train.verify.latex import clean, squeeze
 from aer_train.verify.pool import Pool, Reply
-from aer_train.verify.verifier import check_function
+from aer_train.verify.scorers import Function
 
 
 class SecondRule:
@@ -16,30 +17,34 @@ class SecondRule:
 
     exact: the last boxed or stated answer is the gold answer, letter by letter but for spacing and the spelling of LaTeX.
     math_verify: the library, called on the whole response as its documentation says.
-    A dotted path: a function (response_text, answer) -> float in [0, 1], where 1 is correct.
+    A dotted path: a function of response and answer that gives a number in [0, 1], where 1 is correct.
     None: no opinion.
     """
 
     def __init__(self, rule: str | None, timeout: float, workers: int) -> None:
         self.rule = rule
         self._pool: Pool | None = None
+        self._function: Function | None = None
         if rule is None or rule == "exact":
             return
         if rule == "math_verify":
             self._pool = Pool(f"{__name__}.by_math_verify", timeout, workers, warm_up=("$1+x$", "x+1"))
         else:
-            check_function("--second", rule, "exact, math_verify, none")
-            self._pool = Pool(rule, timeout, workers)
+            self._function = Function("--second", rule, "exact, math_verify, none", timeout, workers)
+            self._function.check("--second", Question("", ""))
 
     def __enter__(self) -> SecondRule:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.close()
+        for processes in (self._pool, self._function):
+            if processes is not None:
+                processes.close()
 
     def submit(self, pairs: Sequence[tuple[str, str]]) -> Opinions:
         """Start grading; a missing opinion is None, a timeout or a crash is told as such."""
+        if self._function is not None:
+            return Opinions([self._function.submit(Question(response, gold)) for response, gold in pairs])
         if self._pool is not None:
             return Opinions([self._pool.submit(response, gold) for response, gold in pairs])
         return Opinions([None if self.rule is None else by_text(response, gold) for response, gold in pairs])

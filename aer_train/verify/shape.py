@@ -1,186 +1,138 @@
-r"""What an answer is made of: one value, a list, a set, a tuple or interval, a union of intervals, a matrix; and equality part by part.
-
-An interval is not a set, a list is not a tuple, and neither is its member: only a list and a set of the same values are the same, in any
-order. Whether two single values are equal is asked of a function, so that the exact and the symbolic comparison share this.
-"""
+r"""What an answer is made of: one value, a list, a set, a tuple or interval, a union of intervals, a matrix, a ratio."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
+from aer_train.verify.brackets import enclosing, inside, split
+from aer_train.verify.intervals import as_interval, without_builder
 from aer_train.verify.latex import squeeze
 from aer_train.verify.quantity import quantity
 
-ScalarEqual = Callable[[str, str], bool | None]
-"""(answer, gold) -> whether they are equal; None when that is not known."""
-
-MAX_PARTS = 64
-"""An answer with more parts is compared as one text."""
-
-
-MAX_UNLIKE = 12
-"""Parts of a list that may differ in their text; every such part is compared with every other."""
+ORDERED = ("()", "[]", "(]", "[)")
+"""Kinds of tuples and intervals."""
 
 
 class Shape(NamedTuple):
     """An answer, taken apart."""
 
     kind: str
-    """value, list, set, union, matrix (rows of equal length), or the two brackets of a tuple or interval: (), [], (], [)."""
+    """value, list, set, union (of intervals), ratio, matrix (with the lengths of its rows), or the two brackets of a tuple or interval."""
     parts: list[str]
     name: str
     """What stands before the equals sign: x = 5 has the name x."""
 
 
-_NAME = re.compile(
-    r"(?:\\text ?\{[^{}]*\}|\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?:, ?[A-Za-z])*\))"
-    r" ?(?:=|\\in(?![A-Za-z])|:=) ?(?!=)"
+_GEOMETRY = (
+    r"m? ?\\(?:angle|measuredangle|overline|widehat|widetilde|overrightarrow|vec|hat|bar) ?"
+    r"(?:\{ ?[A-Za-z]+'? ?\}|[A-Z]{1,4}(?![A-Za-z])|\\[a-z]+)"
+    r"|\| ?[A-Z]{2} ?\||\\frac\{ ?[A-Z]{2} ?\}\{ ?[A-Z]{2} ?\}"
 )
-_FUNCTION = re.compile(r"[A-Za-z]\([A-Za-z]\)")  # f(x) = 2x + 3 is y = 2x + 3
+"""Names of angles, lengths and ratios of lengths."""
+_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
+NAME = re.compile(
+    rf"(?!\\pi ?\\approx)(?:{_SYMBOL}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?:, ?[A-Za-z])*\)|{_SYMBOL}(?: ?: ?{_SYMBOL})+)"
+    r" ?(?:=|\\in(?![A-Za-z])|:=|\\approx(?![A-Za-z])) ?(?!=)"
+)
+DENIED = re.compile(
+    r"(?:\b(?:[Nn](?:ot|ever|o(?!\.))|[Ww]rong|[Ii](?:ncorrect|f)|[Ff]alse|[Mm]aybe|[Pp](?:erhaps|ossibly)|[Uu]nless)\b|n't\b)[^=]*="
+)
+"""Words before an equals sign with which what stands behind it is not said."""
+_RECKONED = re.compile(r"^-?\d|\+")
+"""In what is more than a name: 2x = \\{1, 2\\}, 1 + x = (1,2)."""
 _WORD_SEPARATOR = re.compile(r",? ?(?:\\text ?\{ ?,? ?(?:and|or) ?,? ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])) ?", re.IGNORECASE)
-_MATRIX = re.compile(r"\[?\(?\\begin\{matrix\}(.*)\\end\{matrix\}\)?\]?", re.DOTALL)
-_SET_BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?\\(?:mathbb ?\{R\}|R))? ?[|:] ?([^|:]+)\\\}")
-_CHAIN = re.compile(r"([^<>]+?) ?(<|\\le(?![A-Za-z])) ?([A-Za-z]) ?(<|\\le(?![A-Za-z])) ?([^<>]+)")
-_RAY = re.compile(r"([A-Za-z]) ?(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])) ?([^<>=\\]*(?:\\(?:frac|sqrt|pi)[^<>=\\]*)*)")
-_RAY_REVERSED = re.compile(r"([^<>=]+?) ?(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])) ?([A-Za-z])")
-_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-_MEMBERSHIP = re.compile(r"^[A-Za-z] ?\\in(?![A-Za-z]) ?")
-_OPEN, _CLOSE = "([{", ")]}"
+_WORD_WITHIN = re.compile(r"\\text ?\{([^{}]*?),? ?\b(and|or)\b ?([^{}]*)\}")
+_COMMA_WITHIN = re.compile(r"\\text ?\{([^{}]*?), ?\} ?")
+_LETTERS = re.compile(r"\\text ?\{ ?((?:[A-Z](?:,? ?(?:and|or) |, ?| ?(?=\})))+)\}")  # \text{A and C}
+_MATRIX = re.compile(r"(.*?)(?:\* ?)?([\[(]?)\\begin\{matrix\}(.*)\\end\{matrix\}([\])]?)(\^ ?(?:T|\\top|\{ ?(?:T|\\top) ?\}))?", re.DOTALL)
+_CASES = re.compile(r"(?:\\\{ ?)?\\begin\{(?:cases|aligned|align|gathered)\*?\}(.*)\\end\{(?:cases|aligned|align|gathered)\*?\}", re.DOTALL)
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+_CLOCK = re.compile(r"\d{1,2}:\d\d(?!\d)")
+_CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:if|for|when|where)\b")
 
 
+@lru_cache(maxsize=2_000)
 def shape(text: str) -> Shape:
     """Take a cleaned text apart."""
-    text = text.strip().rstrip(" .;").replace(";", ",")
-    named = _NAME.match(text)
-    name, body = (squeeze(named[0]).rstrip("=").removesuffix("\\in").removesuffix(":"), text[named.end() :]) if named else ("", text)
-    if "=" in body or not body:  # an equation, a chain of them, or several
+    text = without_builder(text.strip().rstrip(" .;")).replace(";", ", ")
+    named = None if DENIED.search(text) else NAME.match(text)
+    name, body = (_name(named[0]), text[named.end() :]) if named else ("", text)
+    sides = split(text, "=")
+    if len(sides) > (2 if named else 1) and all(sides) and "\\text" not in sides[0] and not _RECKONED.search(sides[0]):
+        *between, last = (shape(side) for side in sides[1:])
+        if last.kind not in ("value", "list") and all(side.kind == last.kind for side in between):
+            return last._replace(name=squeeze(sides[0]))  # A \cap B = \{1, 2\}, (x,y) = (1+1,3) = (2,3)
+    if not body or len(split(body, "=")) > 1:  # an equation, a chain of them, or several
         name, body = "", text
     if quantity(body) is not None:
         return Shape("value", [body], name)
-    pieces = _split(body, "\\cup")
-    if len(pieces) > 1:
-        return Shape("union", [_as_interval(piece) for piece in pieces], "")
-    body = _as_interval(body)
-    matrix = _MATRIX.fullmatch(body)
-    if matrix:
-        rows = [[cell.strip() for cell in row.split("&")] for row in matrix[1].strip().removesuffix("\\\\").split("\\\\")]
-        return Shape(f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row], name)
-    brackets = _enclosing(body)
-    if brackets:
-        inside = body[len(brackets) // 2 : -(len(brackets) // 2)].strip()
-        parts = _listed(inside)
-        if brackets in ("\\{\\}", "{}") and inside and not re.search(r"[|:]", inside):
-            return Shape("set", parts, name)
+    if "\\begin" in body:
+        found = _rows(body)
+        return found._replace(name=name) if found else Shape("value", [body], name)
+    body = as_interval(_unwrapped(body))
+    if len(pieces := split(body, "\\cup")) > 1 or "\\setminus" in body:
+        return Shape("union", [as_interval(piece) for piece in pieces], "")
+    if brackets := enclosing(body):
+        parts = _listed(inside(body, brackets))
+        if brackets in ("\\{\\}", "{}") and parts != [""] and not re.search(r"[|:]", body):
+            return Shape("set", list({squeeze(part): part for part in parts}.values()), name)
         return Shape(brackets, parts, name) if len(parts) > 1 else Shape("value", [body], name)
+    if len(pieces := split(body, ":")) > 1 and all(pieces) and not _CLOCK.match(body):
+        return Shape("ratio", pieces, name)
+    if letters := _LETTERS.fullmatch(text):
+        text = letters[1]
+    elif any(character.isdigit() for character in text):
+        text = _WORD_WITHIN.sub(_parted, _COMMA_WITHIN.sub(r"\\text{\1}, ", text))
     pieces = [piece for piece in _WORD_SEPARATOR.split(text) if piece.strip()]
-    parts = [_as_interval(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
+    parts = [as_interval(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
     return Shape("list", parts, "") if len(parts) > 1 else Shape("value", [body], name)
 
 
-def same_shape(answer: str, gold: str, equal: ScalarEqual) -> bool | None:
-    """Return whether two cleaned texts are equal part by part; None when some single comparison is not known and none decides."""
-    a, g = shape(answer), shape(gold)
-    if max(len(a.parts), len(g.parts)) > MAX_PARTS:
-        return squeeze(answer) == squeeze(gold)
-    kinds = {a.kind, g.kind}
-    if kinds == {"value"}:
-        return _same_value(answer, gold, a, g, equal)
-    if kinds <= {"list", "set", "union", "value"} and kinds != {"union", "value"}:
-        return _same_in_any_order(a.parts, g.parts, equal)
-    if a.kind != g.kind or len(a.parts) != len(g.parts) or (a.name and g.name and a.name != g.name):
-        return False
-    found = [same_shape(x, y, equal) for x, y in zip(a.parts, g.parts, strict=True)]
-    return False if False in found else None if None in found else True
+def _name(written: str) -> str:
+    return re.sub(r"(?:=|\\in|:=|\\approx)$", "", squeeze(written).rstrip("="))
 
 
-def _same_value(answer: str, gold: str, a: Shape, g: Shape, equal: ScalarEqual) -> bool | None:
-    """An equation is compared with an equation as a whole; where the gold answer is none, what stands after the last = is compared."""
-    found, expected = a.parts[0], g.parts[0]
-    other_name = a.name and a.name != g.name and not (_FUNCTION.fullmatch(a.name) or _FUNCTION.fullmatch(g.name))
-    if "=" in expected or (g.name and ("=" in found or other_name)):
-        return equal(answer, gold)
-    return equal(found.rsplit("=", 1)[-1].strip(), expected)
+def _unwrapped(text: str) -> str:
+    r"""The text without braces around the whole that are only LaTeX's: {n \le k \le 2n}, but not {1, 2}."""
+    brackets = enclosing(text)
+    return inside(text, "{}") if brackets == "{}" and len(_listed(inside(text, "{}"))) == 1 else text
 
 
-def _same_in_any_order(a: list[str], g: list[str], equal: ScalarEqual) -> bool | None:
-    if len(a) != len(g):
-        return False
-    texts = Counter(map(squeeze, g)) - Counter(map(squeeze, a))
-    left, missing = list((Counter(map(squeeze, a)) - Counter(map(squeeze, g))).elements()), list(texts.elements())
-    if len(missing) > MAX_UNLIKE:
-        return False
-    unknown = False
-    for expected in missing:
-        verdicts = [same_shape(found, expected, equal) for found in left]
-        if True in verdicts:
-            left.pop(verdicts.index(True))
-        elif None in verdicts:
-            unknown = True
-        else:
-            return False
-    return None if unknown else True
+def _rows(text: str) -> Shape | None:
+    """A matrix, times what stands before it; or the rows of cases as a list."""
+    if cases := _CASES.fullmatch(text):
+        rows = [[_CONDITION.sub("", cell).strip(" ,&") for cell in row.split("&")] for row in cases[1].split("\\\\") if row.strip()]
+        return Shape("list", [as_interval(row[0]) if len(row) == 1 else f"({', '.join(row)})" for row in rows], "")
+    matrix = _MATRIX.fullmatch(text)
+    if matrix is None or "\\begin" in matrix[3]:
+        return None
+    factor, rows = (
+        matrix[1].strip(),
+        [[cell.strip() for cell in row.split("&")] for row in matrix[3].strip().removesuffix("\\\\").split("\\\\")],
+    )
+    if matrix[5] and len({len(row) for row in rows}) == 1:
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    cells = [cell for row in rows for cell in row]
+    if factor:
+        cells = [f"{'-' if factor == '-' else f'({factor})'}({cell})" for cell in cells]
+    return Shape(f"matrix {[len(row) for row in rows]}", cells, "")
+
+
+def _parted(match: re.Match[str]) -> str:
+    return "".join(f" \\text{{{words}}} " for words in match.groups() if words)
 
 
 def _listed(text: str) -> list[str]:
     """The parts between commas; a comma inside a number (1,234) is none where others are followed by a space."""
-    spaced = _split(text, ", ")
-    parts = spaced if len(spaced) > 1 and not re.search(r",\S", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)) else _split(text, ",")
+    spaced = split(text, ", ")
+    parts = spaced if len(spaced) > 1 and not re.search(r",\S", re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)) else split(text, ",")
     return [piece for part in parts for piece in _plus_minus(part)]
 
 
 def _plus_minus(text: str) -> list[str]:
-    return [text.replace("\\pm", "+", 1), text.replace("\\pm", "-", 1)] if text.count("\\pm") == 1 else [text]
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split at a separator outside all brackets."""
-    if separator not in text:
-        return [text.strip()]
-    parts, depth, start, position = [], 0, 0, 0
-    while position < len(text):
-        character = text[position]
-        if depth == 0 and text.startswith(separator, position):
-            parts.append(text[start:position].strip())
-            position += len(separator)
-            start = position
-            continue
-        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
-            position += 1
-            character = text[position]
-        depth += (character in _OPEN) - (character in _CLOSE)
-        position += 1
-    parts.append(text[start:].strip())
-    return parts
-
-
-def _enclosing(text: str) -> str:
-    r"""The brackets around the whole: (), (], [), [], {} or \{\}; empty when the first does not close at the end."""
-    opening, closing = ("\\{", "\\}") if text.startswith("\\{") and text.endswith("\\}") else (text[:1], text[-1:])
-    if opening + closing not in ("()", "(]", "[)", "[]", "{}", "\\{\\}"):
-        return ""
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character in _OPEN) - (character in _CLOSE)
-        if depth == 0 and character in _CLOSE:
-            return opening + closing if position == len(text) - 1 else ""
-    return ""
-
-
-def _as_interval(text: str) -> str:
-    r"""Write -1 < x \le 2, x \ge 3, 3 > x, \{x | x > 3\} and x \in (..) as the intervals that they are; anything else stays as it is."""
-    if builder := _SET_BUILDER.fullmatch(text):
-        text = builder[1].strip()
-    if chain := _CHAIN.fullmatch(text):
-        return f"{'(' if chain[2] == '<' else '['}{chain[1]},{chain[5]}{')' if chain[4] == '<' else ']'}"
-    if ray := _RAY.fullmatch(text):
-        sign, bound = ray[2], ray[3]
-    elif ray := _RAY_REVERSED.fullmatch(text):
-        bound, sign = ray[1], _TURNED[ray[2]]
-    else:
-        return _MEMBERSHIP.sub("", text, count=1)
-    if sign in ("<", "\\le"):
-        return f"(-\\infty,{bound}{')' if sign == '<' else ']'}"
-    return f"{'(' if sign == '>' else '['}{bound},\\infty)"
+    """Both values of a text with one \\pm or \\mp."""
+    if "\\pm" not in text and "\\mp" not in text:
+        return [text]
+    return [_PLUS_MINUS.sub(sign, text) for sign in "+-"] if len(_PLUS_MINUS.findall(text)) == 1 else [text]

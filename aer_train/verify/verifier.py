@@ -6,23 +6,20 @@ its deadline, never the run.
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any
 
+from aer_train.tasks import TASKS
+from aer_train.types import Question, Verdict
 from aer_train.verify.exact import judge, readable
-from aer_train.verify.extract import gold_answer
+from aer_train.verify.extract import gold_answer, opened_thinking
 from aer_train.verify.pool import Pool, Reply
-from aer_train.verify.worker import load_function
-
-Outcome = Literal["correct", "wrong", "no_answer", "gold_unparseable", "timeout", "crash"]
-
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+from aer_train.verify.scorers import Scorer, open_scorer
 
 MATH_BYTES = 1 << 30
 """Memory that a symbolic comparison may take."""
@@ -30,23 +27,11 @@ MATH_BYTES = 1 << 30
 MEMORY = 20_000
 """Symbolic comparisons whose result is remembered: the samples of a group often give the same answer."""
 
+OUT_OF_RANGE = "reward.kind must give a number in [0, 1], got"
+"""What is wrong with a verdict of a function that gave something else."""
+
 AT_ONCE = 10_000
 """Responses that `score_many` has under way: what it needs beside its result is bounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found about one response."""
-
-    outcome: Outcome
-    reward: float
-    """1.0 for correct, else 0.0; a custom reward function may return anything in [0, 1] (correct means 1)."""
-    extracted: str | None
-    """The answer that was graded."""
-    seconds: float
-    """Time that grading it took, without waiting for a free process."""
-    detail: str = ""
-    """What went wrong, for a timeout or a crash."""
 
 
 class Verifier:
@@ -56,13 +41,23 @@ class Verifier:
         verdicts = v.score_many([(response_text, gold_answer), ...])
     """
 
-    def __init__(self, kind: str = "math", timeout: float = 5.0, workers: int = 2, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str = "math",
+        timeout: float = 5.0,
+        workers: int = 2,
+        lenient: bool = False,
+        request_timeout: float = 60.0,
+        retries: int = 3,
+    ) -> None:
         """
         Args:
-            kind: "math", the name of an embedded task, or a dotted path to (response_text, answer) -> float in [0, 1].
+            kind: "math", the name of an embedded task, a dotted path to a function of (response, answer) or of other names (`signature`)
+                that gives a number in [0, 1], or the URL of a server that does (`served`).
             timeout: seconds for one response, > 0.
-            workers: processes, >= 1. They start when the first response needs one.
+            workers: processes (or requests at the same time), >= 1. They start when the first response needs one.
             lenient: for math; see `exact.judge`. A policy that is trained on it learns to exploit it.
+            request_timeout, retries: for a URL; see `served.Served`.
         """
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be > 0 and finite, got {timeout}")
@@ -70,15 +65,13 @@ class Verifier:
             raise ValueError(f"workers must be >= 1, got {workers}")
         if lenient and kind != "math":
             raise ValueError(f"lenient must be False for kind {kind}, got True")
-        from aer_train.tasks import TASKS  # tasks make prompts, whose module knows the verdicts of this one
-
         self.kind, self.timeout, self.lenient = kind, timeout, lenient
         self._task = TASKS.get(kind)
-        if kind == "math" or self._task is not None:
-            self._pool = Pool("aer_train.verify.symbolic.equal", timeout, workers, warm_up=("x+1", "1+x"), memory_bytes=MATH_BYTES)
-        else:
-            check_function("reward.kind", kind, "math, an embedded task")
-            self._pool = Pool(kind, timeout, workers)
+        self._pool = Pool("aer_train.verify.symbolic.equal", timeout, workers, warm_up=("x+1", "1+x"), memory_bytes=MATH_BYTES)
+        self._scorer: Scorer | None = None
+        if kind != "math" and self._task is None:
+            others = "math, an embedded task, a URL"
+            self._scorer = open_scorer("reward.kind", kind, others, timeout, workers, request_timeout, retries)
         self._asked: dict[tuple[str, str], Future[Reply]] = {}
         self._pid, self._closed = os.getpid(), False
 
@@ -88,14 +81,23 @@ class Verifier:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, pairs: Sequence[tuple[str, str]]) -> Pending:
-        """Start grading (response text, gold answer) pairs and return at once what is to come, so that other work can go on meanwhile."""
+    def submit(self, pairs: Sequence[tuple[Any, ...]]) -> Pending:
+        """Start grading and return at once what is to come, so that other work can go on meanwhile.
+
+        Args:
+            pairs: (response text, gold answer), or more of a `Question`.
+        """
         if self._closed:
             raise ValueError("verifier must be open, got one that was closed")
-        return Pending([self._judge(*_checked(pair)) for pair in pairs])
+        return Pending([self._judge(_checked(Question(*pair))) for pair in pairs])
 
-    def score_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """Return a verdict for each (response text, gold answer), in order."""
+    def check(self, question: Question) -> None:
+        """Raise ValueError unless such questions can be graded; a server is asked this one."""
+        if self._scorer is not None:
+            self._scorer.check("reward.kind", question)
+
+    def score_many(self, pairs: Sequence[tuple[Any, ...]]) -> list[Verdict]:
+        """Return a verdict for each (response text, gold answer) or `Question`, in order."""
         parts = (self.submit(pairs[start : start + AT_ONCE]) for start in range(0, len(pairs), AT_ONCE))
         return [verdict for part in parts for verdict in part.result()]
 
@@ -103,7 +105,7 @@ class Verifier:
         """Return the indices of gold answers that cannot be read, to be told before a run starts."""
         if self._task is not None:
             return [i for i, answer in enumerate(answers) if not self._task.readable(answer)]
-        if self.kind != "math":
+        if self._scorer is not None:
             return []
         known = [readable(answer) for answer in answers]
         asked = {i: self._ask("", gold_answer(answers[i])) for i, found in enumerate(known) if found is None}
@@ -114,15 +116,17 @@ class Verifier:
         """End the worker processes. May be called again."""
         self._closed = True
         self._pool.close()
+        if self._scorer is not None:
+            self._scorer.close()
 
-    def _judge(self, response: str, gold: str) -> Verdict | _Waiting:
-        start = time.perf_counter()
+    def _judge(self, question: Question) -> Verdict | _Waiting:
+        start, response, gold = time.perf_counter(), question.response, question.answer
         if self._task is not None:
             right = self._task.score(response, gold)
             return Verdict("correct" if right else "wrong", right, response[:16], time.perf_counter() - start)
-        if self.kind != "math":
-            return _Waiting(None, [self._pool.submit(response, gold)])
-        judged = judge(response, gold, self.lenient)
+        if self._scorer is not None:
+            return _Waiting(None, [self._scorer.submit(question)])
+        judged = judge(opened_thinking(question.prompt) + response, gold, self.lenient)
         if judged.outcome is None:
             return _Waiting(judged.extracted, [self._ask(*question) for question in judged.questions])
         return Verdict(judged.outcome, float(judged.outcome == "correct"), judged.extracted, time.perf_counter() - start)
@@ -141,7 +145,7 @@ class Verifier:
 
 
 class Pending:
-    """Verdicts to come."""
+    """Verdicts of which some are still being found."""
 
     def __init__(self, verdicts: list[Verdict | _Waiting]) -> None:
         self._verdicts = verdicts
@@ -178,36 +182,13 @@ class _Waiting:
             return Verdict(reply.status, 0.0, self.extracted, reply.seconds, reply.value)
         if self.extracted is not None:
             return Verdict(reply.value, float(reply.value == "correct"), self.extracted, reply.seconds)
-        if isinstance(reply.value, str) or not 0 <= reply.value <= 1:
-            return Verdict("crash", 0.0, None, reply.seconds, f"reward must be in [0, 1], got {reply.value!r}"[:200])
+        if reply.value is None or isinstance(reply.value, str) or not 0 <= reply.value <= 1:
+            return Verdict("crash", 0.0, None, reply.seconds, f"{OUT_OF_RANGE} {reply.value!r}"[:200])
         return Verdict("correct" if reply.value == 1 else "wrong", float(reply.value), None, reply.seconds)
 
 
-def check_function(name: str, path: str, others: str) -> None:
-    """Raise ValueError unless a dotted path names a function that can be called as (response_text, answer).
-
-    Args:
-        name: of the option.
-        others: what it may be besides a dotted path.
-    """
-    try:
-        function = load_function(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name} must be {others} or a dotted path to a function, got {path!r}: {error}") from error
-    if not callable(function):
-        raise ValueError(f"{name} must name a function, got {path!r} of type {type(function).__name__}")
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        raise ValueError(f"{name} must name an ordinary function, got {path!r}, which is async")
-    try:
-        inspect.signature(function).bind("response", "answer")
-    except TypeError as error:
-        raise ValueError(f"{name} must name a function of (response_text, answer), got {path!r}: {error}") from error
-    except ValueError:
-        pass  # a builtin without a signature
-
-
-def _checked(pair: tuple[str, str]) -> tuple[str, str]:
-    response, gold = pair
+def _checked(question: Question) -> Question:
+    response, gold = question.response, question.answer
     if not isinstance(response, str) or not isinstance(gold, str):
         raise TypeError(f"pairs must hold (response text, gold answer) as str, got {type(response).__name__} and {type(gold).__name__}")
-    return response, gold
+    return question

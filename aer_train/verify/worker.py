@@ -2,15 +2,16 @@
 
     python -P worker.py SOCKET_FD PARENT_PID
 
-The first line from the socket says what to load; then every line is a JSON list of arguments, and is answered by one line of JSON: what the
-function returned, or {"error": "..."}, with "last": true when this process takes no other. Imports nothing of the package: the parent's
-import path arrives with the first line.
+The first line from the socket says what to load; then every line is JSON, a list of arguments or an object of named ones, and is answered
+by one line of JSON: what the function returned, or {"error": "..."}, with "last": true when this process takes no other. Imports nothing of
+the package: the parent's import path arrives with the first line.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -26,9 +27,11 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve until the parent closes the socket or dies."""
+    # a cluster sends it to all processes of a job, but this one ends with its parent; a handler, as children would inherit SIG_IGN
+    signal.signal(signal.SIGTERM, lambda *_: None)
     channel = socket.socket(fileno=int(sys.argv[1]))
     _die_with(int(sys.argv[2]))
-    os.register_at_fork(after_in_child=lambda: _die_with(os.getppid()))
+    os.register_at_fork(after_in_child=_begin_child)
     lines = channel.makefile("rw", encoding="ascii", newline="\n")
     hello = json.loads(lines.readline())
     sys.path[:] = hello["path"]
@@ -49,17 +52,33 @@ def main() -> None:
             return
 
 
-def _answer(function: Callable[..., Any], arguments: list[str]) -> tuple[str, bool]:
+def _answer(function: Callable[..., Any], arguments: list[Any] | dict[str, Any]) -> tuple[str, bool]:
     """The reply, and whether this process is fit for another call."""
     try:
-        value = function(*arguments)
-        if not isinstance(value, str | bool | int | float):
-            value = float(value)  # numbers of numpy, torch, fractions
-        return json.dumps(value), True
+        return json.dumps(_plain(function(**arguments) if isinstance(arguments, dict) else function(*arguments))), True
     except MemoryError:  # whatever holds the memory may be here to stay
         return json.dumps({"error": "MemoryError", "last": True}), False
     except BaseException as error:  # libraries raise SystemExit, KeyboardInterrupt and their own BaseExceptions from deep inside
         return json.dumps({"error": _describe(error)}), True
+
+
+def _plain(value: Any) -> str | bool | int | float | None:
+    """What a function returned, without what other trainers let it come in: a coroutine, a batch of one, a dictionary with a score."""
+    if inspect.isawaitable(value):
+        import asyncio
+
+        value = asyncio.run(_await(value))
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        value = value["score"]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return float(value)  # numbers of numpy, torch, fractions
+
+
+async def _await(value: Any) -> Any:
+    return await value
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -70,6 +89,11 @@ def load_function(path: str) -> Callable[..., Any]:
     """
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def _begin_child() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with(os.getppid())
 
 
 def _describe(error: BaseException) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from aer_train.config import ModelConfig
+from aer_train.config.tree import ModelConfig
 from aer_train.model import Policy, load_policy
+from tests.train.kept_engine import KeptEngine
 
 CHARACTERS = "0123456789+-*=?"
 
@@ -116,4 +118,15 @@ def untied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy(model_folder: Path) -> Policy:
     """A fresh copy of the tiny policy, on the CPU in fp32."""
-    return load_policy(ModelConfig(name=str(model_folder)), torch.device("cpu"))
+    return load_policy(ModelConfig(name=str(model_folder), share_prompts=False), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def kept_engine() -> Iterator[KeptEngine]:
+    """In place of `vllm.LLM` for the rest of the session, in this process."""
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    kept = vllm.LLM = KeptEngine()
+    yield kept
+    kept.end()
+    del vllm.LLM  # which vLLM makes anew when it is asked for

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,13 +15,34 @@ from urllib.parse import parse_qs, urlsplit
 import torch
 from safetensors.torch import load_file
 
+from aer_train.rollout.http import socket_url
 from aer_train.rollout.vllm import WORKER
 
 
-class FakeServer:
-    """Serves a model folder at `url`."""
+class PortServer(ThreadingHTTPServer):
+    """On a port; many may connect at once, also where the machine is slow to accept."""
 
-    def __init__(self, folder: Path) -> None:
+    request_queue_size = 1024
+
+
+class SocketServer(PortServer):
+    """On a Unix socket."""
+
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+        self.server_name, self.server_port = "", 0
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().get_request()
+        return connection, ("", 0)
+
+
+class FakeServer:
+    """Serves a model folder at `url`: on a free port, or on a Unix socket."""
+
+    def __init__(self, folder: Path, file: Path | None = None) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -28,6 +51,10 @@ class FakeServer:
         """By path; what is generated apart, for scores are also asked for there."""
         self.prompts: list[tuple[int, ...]] = []
         """Of the requests for a sample, in the order of their coming."""
+        self.times: list[tuple[float, float, str]] = []
+        """Of these requests: when each began and ended by the server's clock, seconds, and the label of its weights."""
+        self.updates: list[float] = []
+        """When weights have come."""
         self.failures: list[int | str] = []
         """What the next requests for a sample or a score get: an error status, a text, or a dropped connection ("")."""
         self.config: dict[str, Any] = {
@@ -61,8 +88,8 @@ class FakeServer:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._http = PortServer(("127.0.0.1", 0), Handler) if file is None else SocketServer(str(file), Handler)  # type: ignore[arg-type]
+        self.url = f"http://127.0.0.1:{self._http.server_port}" if file is None else socket_url(file)
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
@@ -83,6 +110,7 @@ class FakeServer:
             return 200, {"status": "reset"}
         if path == "/collective_rpc" and body["method"] == "load_policy":
             if self.loads_weights:
+                self.updates.append(time.monotonic())
                 weights = load_file(Path(body["kwargs"]["folder"]) / "model.safetensors")
                 assert self.model.load_state_dict(weights, strict=False).unexpected_keys == []
             return 200, {"results": [None]}
@@ -104,11 +132,13 @@ class FakeServer:
             logprobs = torch.log_softmax(self.model(torch.tensor([prompt])).logits[0], -1)
             scores = [None, *({str(t): {"logprob": logprobs[i, t].item()}} for i, t in enumerate(prompt[1:]))]
             return {"choices": [], "prompt_logprobs": scores}
+        start = time.monotonic()
         self.prompts.append(tuple(prompt))
         generator, tokens, found = torch.Generator().manual_seed(sampling["seed"]), list(prompt), []
         while len(found) < sampling["max_tokens"] and (not found or tokens[-1] not in sampling["stop_token_ids"]):
             logprobs = torch.log_softmax(self.model(torch.tensor([tokens])).logits[0, -1] / sampling["temperature"], -1)
             tokens.append(int(torch.multinomial(logprobs.exp(), 1, generator=generator)))
             found.append({"token_id": tokens[-1], "logprob": logprobs[tokens[-1]].item()})
+        self.times.append((start, time.monotonic(), self.label))
         versions = [{"version": self.label, "start": 0, "end": len(found)}]
         return {"choices": [{"token_ids": tokens[len(prompt) :], "logprobs": {"content": found}, "weight_versions": versions}]}

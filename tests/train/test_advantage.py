@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aer_train.advantage import group_accuracy, group_advantages, overlong_penalty
+from aer_train.step.advantage import group_accuracy, group_advantages, overlong_penalty
 
 REWARDS = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aer_train.band import SPAN, step_response, trailing_mean
+from aer_train.monitor.band import SPAN, step_response, trailing_mean
 
 
 def test_trailing_mean():

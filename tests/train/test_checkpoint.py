@@ -6,10 +6,10 @@ import torch
 from safetensors import SafetensorError
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
-from aer_train import checkpoint
-from aer_train.checkpoint import Progress
-from aer_train.config import ModelConfig
+from aer_train.config.tree import ModelConfig
 from aer_train.model import Policy, load_policy
+from aer_train.run import checkpoint
+from aer_train.run.checkpoint import Progress
 
 CPU = torch.device("cpu")
 
@@ -146,3 +146,49 @@ def test_published_generation_settings_stay(policy: Policy, tmp_path: Path) -> N
     folder = checkpoint.save(tmp_path, Progress(1), policy, *trained(policy), keep=1)
     saved = json.loads((folder / "generation_config.json").read_text())
     assert saved["temperature"] == 0.6 and saved["eos_token_id"] == 1
+
+
+def test_parameters_without_a_gradient_are_no_obstacle(policy: Policy, tmp_path: Path) -> None:
+    """Frozen ones have no part in the optimizer; those that nothing has reached yet begin at 0, whenever their first gradient comes."""
+    frozen, unreached = policy.model.model.layers[0].mlp.up_proj.weight, policy.model.model.layers[1].self_attn.q_proj.weight
+    frozen.requires_grad_(False)
+    optimizer = torch.optim.AdamW([p for p in policy.model.parameters() if p.requires_grad], lr=1e-2)
+    policy.hidden(torch.tensor([[3, 4]]), torch.ones(1, 2)).square().sum().backward()
+    unreached.grad = None
+    optimizer.step()
+    controller = AdaptiveEntropyController()
+    folder = checkpoint.save(tmp_path, Progress(1), policy, optimizer, controller, keep=1)
+    other = load_policy(ModelConfig(name=str(folder)), CPU)
+    other.model.model.layers[0].mlp.up_proj.weight.requires_grad_(False)
+    fresh = torch.optim.AdamW([p for p in other.model.parameters() if p.requires_grad], lr=1e-2)
+    checkpoint.restore(folder, other, fresh, AdaptiveEntropyController())
+    names = dict(other.model.named_parameters())
+    for name, a in policy.model.named_parameters():
+        if a is unreached:
+            assert all(not value.any() for value in fresh.state[names[name]].values())
+        elif a is not frozen:
+            assert optimizer.state[a] and all(
+                torch.equal(value, fresh.state[names[name]][key]) for key, value in optimizer.state[a].items()
+            )
+    for p, o in ((policy, optimizer), (other, fresh)):
+        o.zero_grad()
+        p.hidden(torch.tensor([[3, 4]]), torch.ones(1, 2)).square().sum().backward()
+        o.step()
+    for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_moments_that_should_be_there_are_missed(policy: Policy, tmp_path: Path) -> None:
+    optimizer, controller = trained(policy)
+    optimizer.zero_grad()
+    name, parameter = list(policy.model.named_parameters())[3]
+    del optimizer.state[parameter]
+    folder = checkpoint.save(tmp_path, Progress(1), policy, optimizer, controller, keep=1)
+    assert json.loads((folder / "state.json").read_text())["untouched"] == [name]
+    checkpoint.restore(folder, policy, torch.optim.AdamW(policy.model.parameters()), controller)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "untouched": []}))
+    with pytest.raises(
+        ValueError, match=rf"the configuration must fit the checkpoint .*Missing key in checkpoint state_dict: state.{name}"
+    ):
+        checkpoint.restore(folder, policy, torch.optim.AdamW(policy.model.parameters()), controller)

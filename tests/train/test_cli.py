@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from aer_kernels import __version__
+from aer_train import __main__ as command
 from aer_train.cli import main
-from aer_train.config import EvalConfig
-from aer_train.record import read_config, read_evals, read_metrics
-
-GSM8K = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_train.jsonl"
+from aer_train.config.tree import EvalConfig
+from aer_train.run.folder import read_config, read_evals, read_metrics
+from tests.train.problems import row, write_rows
 
 
 def tiny(model_folder: Path, run: Path) -> list[str]:
@@ -20,6 +20,7 @@ def tiny(model_folder: Path, run: Path) -> list[str]:
     return ["train", *flags.split(), "--model.name", str(model_folder), "--run.out", str(run)]
 
 
+@pytest.mark.slow
 def test_train_resume_eval_and_report(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="the report needs matplotlib")
     run = tmp_path / "run"
@@ -42,9 +43,10 @@ def test_train_resume_eval_and_report(model_folder: Path, tmp_path: Path, capsys
     assert (tmp_path / "overlay" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_revision_of_a_run_is_not_that_of_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[EvalConfig] = []
-    monkeypatch.setattr("aer_train.eval_run.evaluate_model", lambda model, config, out: seen.append(config.eval))
+    monkeypatch.setattr("aer_train.evaluation.folder.evaluate_model", lambda model, config, out: seen.append(config.eval))
     (tmp_path / "config.toml").write_text('[eval]\ndata = "org/a"\nrevision = "abc"\nsuites = ["aime24"]')
     for args in ([], ["--data", "org/a"], ["--data", "org/b"], ["--data", "org/b", "--eval.revision", "def"], ["--suites", "gsm8k"]):
         assert main(["eval", "--model", "m", "--config", str(tmp_path / "config.toml"), *args]) == 0
@@ -53,6 +55,7 @@ def test_the_revision_of_a_run_is_not_that_of_other_data(tmp_path: Path, monkeyp
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*tiny(model_folder, tmp_path / "run"), "--dry-run"]) == 0
     text = capsys.readouterr().out
@@ -65,7 +68,7 @@ def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fly"], "error: command must be one of demo, train, eval, compare, grade, report, doctor, got 'fly'\n"),
+        (["fly"], "error: command must be one of demo, train, eval, merge, compare, grade, report, doctor, got 'fly'\n"),
         (["train", "--preset", "chess"], "error: --preset must be one of countdown, gsm8k, qwen3_4b_dapo, qwen3_8b_dapo, got 'chess'\n"),
         (["train", "--optim.lrr", "1"], "error: Unrecognized options: --optim.lrr, 1 (perhaps --optim.lr)\n"),
         (["train", "--rollout.group-size", "1"], "error: rollout.group_size must be >= 2, got 1\n"),
@@ -94,6 +97,7 @@ def test_resume_keeps_its_folder(model_folder: Path, tmp_path: Path, capsys: pyt
     assert "run.out must not be given together with --resume, got elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--model.name", str(model_folder), "--optim.tokens-per-microbatch", "1024"]) == 0
     lines = dict(line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines() if line.startswith("  "))
@@ -101,6 +105,20 @@ def test_doctor(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["parameters (float32)"].strip() == f"{4 * parameters / 2**20:,.1f} MiB"
     assert lines["not needed: float32 logits of the loss"].strip() == f"{4 * 1024 * 17 / 2**20:,.1f} MiB"
     assert {"python", "torch", "GPU", "CPU", "extra report"} <= lines.keys()
+    assert {"activations of 1,024 tokens", "rollout cache, 256 responses to the longest prompts"} <= lines.keys()
+    assert main(["doctor", "--model.name", str(model_folder)]) == 0
+    assert "activations of 16,384 tokens" in capsys.readouterr().out, "as a run would choose"
+
+
+def test_without_its_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "aer_train.cli")
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert command.main() == 2
+    assert capsys.readouterr().err == 'error: aer-train needs: pip install "aer-rl[train]" (no module tyro)\n'
+    monkeypatch.setitem(sys.modules, "aer_train.config.parse", None)
+    monkeypatch.delitem(sys.modules, "tyro")
+    with pytest.raises(ModuleNotFoundError, match=r"aer_train\.config\.parse"):  # a fault of the package is no missing extra
+        command.main()
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,28 +128,34 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "--entropy.tau" in text and "Target as a share of the initial entropy" in text
+    assert "--method.tau" in text and "Target as a share of the initial entropy" in text
 
 
+@pytest.mark.slow
 def test_help_needs_no_heavy_import() -> None:
     code = "import sys, aer_train.cli as c; c.main([]); print([m for m in ('transformers', 'datasets', 'matplotlib', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.skipif(not GSM8K.is_file(), reason=f"{GSM8K.name} is not beside the repository")
-def test_three_steps_on_real_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_three_steps_on_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Word problems through a byte-level tokenizer and random weights: the path of any real model."""
     from tests.train.conftest import save_byte_model
 
     save_byte_model(tmp_path / "model")
+    rows = [row("gsm8k", number) for number in range(210)]
+    data = write_rows(tmp_path / "gsm8k.jsonl", rows)
+    prompts = {r["id"]: f"<|system|>Answer with a number.<|user|>{r['problem']}<|assistant|>" for r in rows[:200]}
+    longer = {name for name, prompt in prompts.items() if len(prompt.encode()) > 400}
+    assert 0 < len(longer) < 200, "some of both"
     config = tmp_path / "config.toml"
     config.write_text(
         f"""
         [model]
         name = "{tmp_path / "model"}"
         [data]
-        train = "{GSM8K}"
+        train = "{data}"
         limit = 200
         chat = true
         system = "Answer with a number."
@@ -152,12 +176,13 @@ def test_three_steps_on_real_text(tmp_path: Path, capsys: pytest.CaptureFixture[
         threads = 1
         """
     )
-    assert main(["train", "--config", str(config), "--entropy.target", "6"]) == 0
-    assert "of 200 prompts dropped (data.max_prompt_tokens)" in capsys.readouterr().out
+    assert main(["train", "--config", str(config), "--method.target", "6"]) == 0
+    assert f"{len(longer)} of 200 prompts dropped (data.max_prompt_tokens)" in capsys.readouterr().out
     rows = read_metrics(tmp_path / "run")
     assert len(rows) == 3 and rows[2]["entropy/coef"] > 0 and rows[2]["optim/grad_norm"] > 0
     assert rows[0]["rollout/mismatch_mean"] < 1e-4
     import pyarrow.parquet as pq
 
     samples = pq.read_table(tmp_path / "run" / "samples" / "step_000001.parquet").to_pylist()
-    assert samples[0]["prompt"].startswith("<|system|>Answer with a number.<|user|>") and samples[0]["prompt_id"].startswith("gsm8k/train/")
+    assert len(samples) == 24 and longer.isdisjoint(sample["prompt_id"] for sample in samples)
+    assert all(sample["prompt"] == prompts[sample["prompt_id"]] for sample in samples)

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
+from aer_kernels import EntropyControlConfig
+from aer_kernels.methods import AER
 from aer_train.clock import Clock
-from aer_train.collect import Collected, collect, draw
-from aer_train.config import OptimConfig, RolloutConfig, TrainConfig
-from aer_train.metrics import collected_metrics
-from aer_train.types import Group, Prompt, Sample
-from aer_train.verify import Verdict
+from aer_train.collect import Collected, collect, sample_groups
+from aer_train.config.tree import OptimConfig, RolloutConfig, TrainConfig
+from aer_train.monitor.metrics import collected_metrics
+from aer_train.types import Group, Prompt, Sample, Sampling, Verdict
 
 PROMPTS = [Prompt(str(i), f"p{i}", "") for i in range(10)]
 CONFIG = TrainConfig(rollout=RolloutConfig(group_size=2, refill="zero_variance"), optim=OptimConfig(prompts_per_step=4))
@@ -30,7 +30,7 @@ class Backend:
         self.draws: list[tuple[tuple[int | str, ...], list[str]]] = []
 
     def stream(
-        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], temperature: float | None = None, first: int = 0
+        self, prompts: list[Prompt], group_size: int, seed: tuple[int | str, ...], sampling: Sampling | None = None, first: int = 0
     ) -> Iterator[list[Sample]]:
         self.draws.append((seed, [prompt.id for prompt in prompts]))
         for place in reversed(range(len(prompts))):
@@ -39,7 +39,7 @@ class Backend:
 
     def submit(self, pairs: list[tuple[str, str]]) -> Any:
         self.events.append(f"submit {pairs[0][0]}")
-        known = [(text, *text.split()) for text, _ in pairs]
+        known = [(text, *text.split()) for text, *_ in pairs]
         rewards = [float(name in self.easy or (name in self.solved and index == "0")) for _, name, index in known]
         verdicts = [Verdict("correct" if reward else "wrong", reward, text, 0.0) for (text, *_), reward in zip(known, rewards, strict=True)]
 
@@ -53,8 +53,8 @@ class Backend:
 
 def run(backend: Any, position: int = 0, step: int = 1, **rollout: Any) -> Collected:
     config = replace(CONFIG, rollout=replace(CONFIG.rollout, **rollout))
-    control = AdaptiveEntropyController(EntropyControlConfig())
-    return collect(backend, backend, PROMPTS, position, step, control, config, Clock())
+    method = AER(EntropyControlConfig(kind="fixed", coef=0.1))
+    return collect(backend, backend, PROMPTS, position, step, method, config, Clock())
 
 
 def order() -> list[str]:
@@ -67,7 +67,7 @@ def order() -> list[str]:
 
 def test_verification_begins_while_others_are_generated() -> None:
     backend = Backend(set())
-    groups = draw(backend, backend, PROMPTS[:3], 2, (0,), Clock())  # type: ignore[arg-type]
+    groups = sample_groups(backend, backend, PROMPTS[:3], 2, (0,), Clock())  # type: ignore[arg-type]
     begun = ["generate 2", "submit 2 1", "generate 1", "submit 1 1", "generate 0", "submit 0 1"]
     assert backend.events == [*begun, "result", "result", "result"]
     assert [group.prompt for group in groups] == PROMPTS[:3]

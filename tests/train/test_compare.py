@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aer_train.compare import compare, compare_files
-from aer_train.evaluate import summarize
-from aer_train.record import eval_json
+from aer_train.evaluation.compare import compare, compare_files
+from aer_train.evaluation.evaluate import summarize
+from aer_train.run.files import eval_json
 
 N = 4
 
@@ -18,7 +18,7 @@ def evaluation(correct: dict[str, int], **change: object) -> dict[str, object]:
          "reward": 0.0, "num_tokens": 1, "finished": True}
         for name, right in correct.items() for i in range(N)
     ]  # fmt: skip
-    settings = {"model": "m", "samples": N, "temperature": 1.0, "max_new_tokens": 8, "reward": "math", "seed": 0}
+    settings = {"model": "m", "samples": N, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "reward": "math", "seed": 0}
     return {**settings, **summarize(rows, N, 0), **change}
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.checks import check_config
-from aer_train.config import EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
-from aer_train.presets import PRESETS
-from aer_train.settings import base_config, flags, read_config
+from aer_train.config.checks import check_config
+from aer_train.config.parse import base_config, flags, read_config
+from aer_train.config.presets import PRESETS
+from aer_train.config.tree import EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -52,7 +52,7 @@ def test_flags() -> None:
     [
         ("a.json", '{"optim": {"lrr": 1}}', r"a.json: Unrecognized options: --optim.lrr=1 \(perhaps --optim.lr\)"),
         ("a.json", '{"optim": {"lr": "fast"}}', r"a.json: .*--optim.lr: could not convert string to float: 'fast'"),
-        ("a.json", '{"entropy": {"rho": 2}}', r"a.json: .*rho must be in \(0, 1\], got 2.0"),
+        ("a.json", '{"method": {"rho": 2}}', r"a.json: .*rho must be in \(0, 1\], got 2.0"),
         ("a.json", '{"objective": {"kind": "dpo"}}', r"a.json: invalid choice 'dpo' for argument '--objective.kind'"),
         ("a.json", "{", r"a.json: Expecting property name"),
         ("a.json", "[1]", r"a.json: --config must hold a table of settings, got list"),

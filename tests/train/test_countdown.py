@@ -14,6 +14,7 @@ from aer_train.tasks.warmup import report
 COUNTDOWN, COUNTDOWN4 = task("countdown"), task("countdown4")
 
 
+@pytest.mark.slow
 def test_enumeration():
     """1345 and 10,625 problems; every one is in one split, and its tier is that of the enumeration."""
     for chosen, count in ((COUNTDOWN, 1345), (COUNTDOWN4, 10_625)):
@@ -73,6 +74,7 @@ def test_every_digit_order_is_the_same_problem():
         assert COUNTDOWN.score("8+5+3", f"{''.join(digits)}=16") == 1.0
 
 
+@pytest.mark.slow
 def test_shipped_policy_is_in_the_state_that_the_demo_starts_from():
     """Good at easy prompts, hopeless at hard ones, with the rare strategy present but rare."""
     torch.set_num_threads(1)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.config import DataConfig, EvalConfig
-from aer_train.data import answer_text, encode_prompt, load_eval_sets, load_prompts, overlap, prompts_at
+from aer_train.config.tree import DataConfig, EvalConfig
+from aer_train.data.columns import gold_answers
+from aer_train.data.encode import encode_prompt
+from aer_train.data.prompts import load_eval_sets, load_prompts, order_at, overlap
 from aer_train.model import Policy
 from aer_train.seeds import generator, sample_seed
 from aer_train.types import Prompt
@@ -46,11 +48,12 @@ def test_a_pattern_reads_its_files_in_order(policy: Policy, tmp_path: Path) -> N
         load(policy, str(tmp_path / "c*.jsonl"))
 
 
-def test_answers_that_are_numbers() -> None:
-    """A float without a fraction is the whole number that it was before somebody's data frame made it a float."""
-    given = [204, 27.0, -1.0, 0.5, 1e-05, 1e22, ["$2$"], [3], " 7", True, float("nan"), None, [], ["1", "2"], {"a": 1}]
-    expected = ["204", "27", "-1", "0.5", "1e-05", "1" + 22 * "0", "$2$", "3", " 7", *6 * [None]]
-    assert [answer_text(value) for value in given] == expected
+def test_gold_answers() -> None:
+    """A float without a fraction is the whole number that it was before somebody's data frame made it a float. Lists are alternatives."""
+    given = [204, 27.0, -1.0, 0.5, 1e-05, 1e22, ["$2$"], [3], " 7", ["1", 2.0, "1", None], [["1"], "2"]]
+    expected = ["204", "27", "-1", "0.5", "1e-05", "1" + 22 * "0", "$2$", "3", " 7"]
+    assert [gold_answers(value) for value in given] == [*((text,) for text in expected), ("1", "2"), ("1", "2")]
+    assert [gold_answers(value) for value in (True, float("inf"), None, [], {"a": 1}, ["1", {}], ["1", True])] == 7 * [None]
 
 
 def test_repeated_prompts_are_counted(policy: Policy, tmp_path: Path) -> None:
@@ -141,17 +144,6 @@ def test_chat_template(policy: Policy, tmp_path: Path) -> None:
         load(policy, source, system="short")
 
 
-def test_a_rendered_begin_token_is_not_doubled(policy: Policy) -> None:
-    from tokenizers.processors import TemplateProcessing
-
-    tokenizer = policy.tokenizer
-    tokenizer.add_special_tokens({"bos_token": "<bos>"})
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)])
-    expected = [tokenizer.bos_token_id, 3, 4]
-    assert encode_prompt(tokenizer, "12") == expected
-    assert encode_prompt(tokenizer, "<bos>12") == expected
-
-
 @pytest.mark.parametrize(
     ("rows", "options", "match"),
     [
@@ -159,9 +151,9 @@ def test_a_rendered_begin_token_is_not_doubled(policy: Policy) -> None:
         (ROWS, {"prompt_column": "question"}, r"data.prompt_column must be a column of .* \(answer, id, level, problem\), got 'question'"),
         (ROWS, {"answer_column": "gold"}, "data.answer_column must be a column of"),
         (ROWS, {"tier_column": "tier"}, "data.tier_column must be a column of"),
-        ([{"problem": "1", "answer": ["1", "2"]}], {}, r"answer of row 0 of .* must be text, a finite number or a list of one, got list"),
-        ([{"problem": "1", "answer": None}], {}, r"answer of row 0 of .* must be text, a finite number or a list of one, got NoneType"),
-        (ROWS, {"prompt_column": "level"}, r"prompt of row 0 of .* must be text, got int \(1\)"),
+        ([{"problem": "1", "answer": ["1", True]}], {}, r"answer of row 0 of .* must be text, a finite number or a list of them, got list"),
+        ([{"problem": "1", "answer": None}], {}, r"data.answer_column must hold an answer in some rows of .*, got none in 'answer'"),
+        (ROWS, {"prompt_column": "level"}, r"prompt of row 0 of .* must be text, or messages of text that end with .*, got int \(1\)"),
         (ROWS, {"template": "Solve it."}, r"data.template must contain \{problem\}, got 'Solve it.'"),
     ],
 )
@@ -174,7 +166,7 @@ def test_a_character_that_the_tokenizer_lacks() -> None:
     from aer_train.tasks.warmup import build_tokenizer
 
     with pytest.raises(ValueError, match=r"model\.name must have a tokenizer that can read the prompts, got 'Find x'"):
-        encode_prompt(build_tokenizer(), "Find x")
+        encode_prompt(build_tokenizer(), Prompt("0", "Find x", ""))
 
 
 def test_unreadable_files(policy: Policy, tmp_path: Path) -> None:
@@ -193,13 +185,13 @@ def test_unreadable_files(policy: Policy, tmp_path: Path) -> None:
 
 def test_each_prompt_comes_once_an_epoch() -> None:
     prompts = [Prompt(str(i), "", "") for i in range(10)]
-    stream = [p.id for step in range(10) for p in prompts_at(prompts, 7, 3 * step, 3)]
+    stream = [prompts[p].id for step in range(10) for p in order_at(len(prompts), 7, 3 * step, 3)]
     for epoch in range(3):
         assert Counter(stream[10 * epoch : 10 * epoch + 10]) == Counter(str(i) for i in range(10))
     assert stream[:10] != stream[10:20]
-    assert [p.id for p in prompts_at(prompts, 7, 12, 3)] == stream[12:15]
-    assert [p.id for p in prompts_at(prompts, 7, 0, 25)] == stream[:25]
-    assert [p.id for p in prompts_at(prompts, 8, 0, 10)] != stream[:10]
+    assert [prompts[p].id for p in order_at(len(prompts), 7, 12, 3)] == stream[12:15]
+    assert [prompts[p].id for p in order_at(len(prompts), 7, 0, 25)] == stream[:25]
+    assert [prompts[p].id for p in order_at(len(prompts), 8, 0, 10)] != stream[:10]
 
 
 def test_seeds_are_stable_and_distinct() -> None:

@@ -47,6 +47,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.mark.slow
 def test_table_comes_from_the_records(fake, tmp_path, capsys):
     """Entropy kept: (0.5 + 0.2) / 2 / 0.5 = 70 % and (0.5 + 0.4) / 2 / 0.5 = 90 %."""
     started = time.monotonic()
@@ -84,16 +85,17 @@ def test_a_failed_run_is_told_and_ends_the_other(monkeypatch, tmp_path, capsys):
 
 def test_runs_differ_in_the_entropy_term_alone(tmp_path):
     grpo, aer = (demo._command(tmp_path / "run", kind, "builtin:countdown", 7, 3) for kind in demo.RUNS.values())
-    assert [(a, b) for a, b in zip(grpo, aer, strict=True) if a != b] == [("--entropy.kind=off", "--entropy.kind=aer")]
+    assert [(a, b) for a, b in zip(grpo, aer, strict=True) if a != b] == [("--method.kind=off", "--method.kind=aer")]
     assert {"--preset", "countdown", "--run.steps=7", "--run.seed=3", "--run.threads=1"} <= set(grpo)
 
 
+@pytest.mark.slow
 def test_commands_are_understood(tmp_path, capsys):
     """The command line takes what the demo gives it, and reads it as meant."""
     for name, kind in demo.RUNS.items():
         assert main([*demo._command(tmp_path / name, kind, "builtin:countdown", 7, 3)[3:], "--dry-run"]) == 0
         config = json.JSONDecoder().raw_decode(capsys.readouterr().out)[0]
-        assert (config["entropy"]["kind"], config["run"]["steps"], config["run"]["out"]) == (kind, 7, str(tmp_path / name))
+        assert (config["method"]["kind"], config["run"]["steps"], config["run"]["out"]) == (kind, 7, str(tmp_path / name))
 
 
 def test_a_row_that_is_being_written_is_not_read(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.config import ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config.tree import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
 from aer_train.trainer import train
 from benchmarks.drill import faults, runs
 from benchmarks.drill.disk import SmallDisk
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 def run(model_folder: Path, tmp_path: Path) -> Path:
     config = TrainConfig(
         model=ModelConfig(name=str(model_folder)),
+        data=DataConfig(limit=96),
         rollout=RolloutConfig(group_size=2, max_new_tokens=3),
         reward=RewardConfig(kind="countdown"),
         optim=OptimConfig(prompts_per_step=2),

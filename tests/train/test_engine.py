@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from aer_train.checks import check_config
 from aer_train.cli import main
-from aer_train.config import ModelConfig, RolloutConfig, TrainConfig, VLLMConfig
+from aer_train.config.checks import check_config
+from aer_train.config.tree import ModelConfig, RolloutConfig, TrainConfig, VLLMConfig
 from aer_train.model import Policy, load_policy
 from aer_train.rollout import vllm
 from aer_train.rollout.backends import make_rollout
 from aer_train.rollout.engine import Completion, EngineRollout, Request
 from aer_train.rollout.probe import Probe
 from aer_train.rollout.protocol import SyncError
+from aer_train.rollout.server_command import server_line
 from aer_train.seeds import sample_seed
 from aer_train.types import Prompt
 from tests.train.conftest import save_byte_model
@@ -279,6 +280,15 @@ def test_engine_arguments(policy: Policy, model_folder: Path) -> None:
         vllm.engine_arguments(engine_config(model_folder, engine_args=("load_format=auto", "dtype=half")), policy)
 
 
+def test_the_engine_s_logits_are_float32(model_folder: Path) -> None:
+    """vLLM rounds those of a bfloat16 model to bfloat16 unless it is told otherwise; the trainer does not."""
+    policy = load_policy(ModelConfig(name=str(model_folder), dtype="bfloat16"), torch.device("cpu"))
+    assert vllm.engine_arguments(engine_config(model_folder), policy)["hf_overrides"] == {"head_dtype": "float32"}
+    config = engine_config(model_folder, engine_args=('hf_overrides={"rope_theta": 7.0, "head_dtype": "model"}',))
+    assert vllm.engine_arguments(config, policy)["hf_overrides"] == {"rope_theta": 7.0, "head_dtype": "model"}
+    assert '--hf-overrides \'{"head_dtype": "float32"}\'' in server_line(engine_config(model_folder), policy, "http://node:8000")
+
+
 @pytest.mark.parametrize(
     ("backend", "options", "match"),
     [
@@ -287,9 +297,9 @@ def test_engine_arguments(policy: Policy, model_folder: Path) -> None:
         ("vllm", {"gpu_memory_utilization": 1.2}, r"vllm.gpu_memory_utilization must be in \(0, 1\], got 1.2"),
         ("vllm", {"tensor_parallel_size": 2}, "vllm.tensor_parallel_size must be 1, or >= 1 for a server that is started, got 2"),
         ("vllm", {"urls": ("http://a:8000",)}, "vllm.urls must be empty unless rollout.backend is vllm_server"),
-        ("vllm_server", {"urls": ("a:8000",)}, "vllm.urls must each start with http:// or https://, got a:8000"),
+        ("vllm_server", {"urls": ("a:8000",)}, "vllm.urls must each start with http://, https:// or http\\+unix://, got a:8000"),
         ("vllm_server", {"urls": ("http://a:8000",), "weight_transfer": "ipc"}, "vllm.weight_transfer must not be ipc for vllm.urls"),
-        ("vllm_server", {"port": 0}, r"vllm.port must be in \[1, 65535\] or None, got 0"),
+        ("vllm_server", {"weight_transfer": "nccl"}, "vllm.weight_transfer must not be nccl without vllm.urls"),
         ("vllm", {"engine_args": ("--eager",)}, "vllm.engine_args must each be name=value, got --eager"),
     ],
 )

@@ -7,8 +7,8 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 
-from aer_train import estimates
-from aer_train.estimates import Estimate, interval, majority_at_k, pass_at_k, shown_ks
+from aer_train.evaluation import estimates
+from aer_train.evaluation.estimates import Estimate, interval, majority_at_k, pass_at_k, shown_ks
 
 
 @pytest.mark.parametrize("samples", [1, 4, 7])

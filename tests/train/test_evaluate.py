@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from aer_train import evaluate as module
-from aer_train.config import EvalConfig, RolloutConfig, TrainConfig
-from aer_train.data import PromptSet
-from aer_train.evaluate import answer_key, evaluate, summarize, tally, tell_unreadable
+from aer_train.config.tree import EvalConfig, RolloutConfig, TrainConfig
+from aer_train.data.prompts import PromptSet
+from aer_train.evaluation import evaluate as module
+from aer_train.evaluation.evaluate import answer_key, evaluate, summarize, tally, tell_unreadable
 from aer_train.model import Policy
 from aer_train.rollout.hf import HFRollout
 from aer_train.types import Prompt
@@ -63,6 +63,7 @@ def test_custom_rewards_have_no_majority() -> None:
     assert "majority@k" not in found["tiers"]["easy"] and found["problems"][0]["votes"] is None
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_batches_chunks_or_other_sets(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [PromptSet(PROMPTS, {"name": "", "source": "data"}), PromptSet(PROMPTS[:2], {"name": "suite", "source": "suite"})]
     with Verifier("math") as verifier:

@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from aer_train import eval_run, evaluate
-from aer_train.config import EvalConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
-from aer_train.eval_run import evaluate_model
+from aer_train.config.tree import EvalConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.evaluation import evaluate
+from aer_train.evaluation import folder as eval_run
+from aer_train.evaluation.folder import evaluate_model
 
 CONFIG = TrainConfig(
     rollout=RolloutConfig(max_new_tokens=6),
@@ -36,6 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_numbers_can_be_computed_again_from_the_samples(whole: Path) -> None:
     result = json.loads((whole / "eval.json").read_text())
     rows = pq.read_table(whole / "samples" / "data").to_pylist()
@@ -64,6 +66,7 @@ def test_what_a_person_reads(whole: Path) -> None:
     assert (whole / "pass_at_k.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aer_train import checkpoint
-from aer_train.config import ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
-from aer_train.record import read_metrics
+from aer_train.config.tree import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.run import checkpoint
+from aer_train.run.folder import read_metrics
 from aer_train.trainer import train
-from aer_train.verify import OUTCOMES, Verdict
+from aer_train.types import OUTCOMES, Verdict
 from aer_train.verify.failures import Failures
 
 GOOD = Verdict("wrong", 0.0, "5", 0.1)
@@ -37,9 +37,11 @@ def test_one_never_stops() -> None:
     assert failures.persistent() == ""
 
 
+@pytest.mark.slow
 def test_a_run_stops_with_a_checkpoint_and_its_records(model_folder: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         model=ModelConfig(name=str(model_folder)),
+        data=DataConfig(limit=96),
         rollout=RolloutConfig(group_size=2, max_new_tokens=4),
         reward=RewardConfig(kind="tests.train.rewards.broken", workers=1),
         optim=OptimConfig(prompts_per_step=2),

@@ -41,6 +41,7 @@ def sleepy_about_18(response: str, answer: str) -> float:
     return 1.0
 
 
+@pytest.mark.slow
 def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = write(tmp_path / "samples.jsonl", ROWS), tmp_path / "found.json"
     assert main(["grade", str(file), "--out", str(out), "--timeout", "30"]) == 0
@@ -88,6 +89,7 @@ def test_a_run_folder_is_graded_by_its_own_rule(tmp_path: Path, capsys: pytest.C
     ]
 
 
+@pytest.mark.slow
 def test_other_columns_rules_and_rewards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"text": row["response"], "gold": row["answer"], "reward": float(row["outcome"] == "correct")} for row in ROWS[:2]]
     file = write(tmp_path / "a.parquet", rows)
@@ -100,6 +102,7 @@ def test_other_columns_rules_and_rewards(tmp_path: Path, capsys: pytest.CaptureF
     assert "correct, timeout" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_rule_in_a_module_of_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text("def closeness(response, answer):\n    return 1.0 if answer in response else 0.0\n")
     file = write(tmp_path / "a.jsonl", ROWS[:2])
@@ -116,7 +119,7 @@ def test_a_rule_in_a_module_of_the_working_folder(tmp_path: Path) -> None:
     [
         ([], "grade must be given at least one file or folder, got none"),
         (["none.jsonl"], "file must be an existing file or folder, got none.jsonl"),
-        (["notes.txt"], "file must end in .jsonl or .parquet, got notes.txt"),
+        (["notes.txt"], "file must end in .jsonl, .json, .csv, .parquet, got notes.txt"),
         (["folder"], "folder must hold .jsonl or .parquet files, got none in folder"),
         (["empty.jsonl"], "empty.jsonl must hold at least one row, got an empty dataset"),
         (
@@ -135,7 +138,7 @@ def test_a_rule_in_a_module_of_the_working_folder(tmp_path: Path) -> None:
         ),
         (
             ["a.jsonl", "--kind", "no.rule"],
-            "reward.kind must be math, an embedded task or a dotted path to a function, got 'no.rule': No module named 'no'",
+            "reward.kind must be math, an embedded task, a URL or a dotted path to a function, got 'no.rule': No module named 'no'",
         ),
         (["a.jsonl", "--workers", "0"], "workers must be >= 1, got 0"),
     ],

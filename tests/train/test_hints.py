@@ -6,9 +6,11 @@ import re
 import pytest
 
 from aer_kernels import EntropyControlConfig
-from aer_train.config import OptimConfig, TrainConfig
-from aer_train.console import Console
-from aer_train.hints import CAUSES, HOLDS, WINDOW, hints_of
+from aer_kernels.methods import MAIClipConfig, PositiveAdvantageConfig, RepoRConfig, StareConfig, method_class
+from aer_train.config.tree import OptimConfig, TrainConfig
+from aer_train.monitor.console import Console
+from aer_train.monitor.hints import CAUSES, ENOUGH, URGENT, WINDOW, hints_of
+from aer_train.monitor.options import Options
 
 GOOD = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_frac": 0.1, "outcome/correct": 0.5, "outcome/wrong": 0.5,
         "entropy/smoothed": 1.0, "entropy/initial": 1.0, "entropy/target": 0.85, "entropy/coef": 0.1, "entropy/saturated": 0,
@@ -17,7 +19,7 @@ GOOD = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_
 
 
 def options(kind="aer", updates=1, **entropy):
-    config = TrainConfig(entropy=EntropyControlConfig(kind=kind, **entropy), optim=OptimConfig(updates_per_step=updates))
+    config = TrainConfig(method=EntropyControlConfig(kind=kind, **entropy), optim=OptimConfig(updates_per_step=updates))
     return dataclasses.asdict(config)
 
 
@@ -26,16 +28,15 @@ def rows(*changes):
 
 
 CASES = [
-    ("off", {"entropy/smoothed": 0.2, "entropy/target": None}, "collapse", "entropy.kind (now off)"),
-    ("fixed", {"entropy/smoothed": 0.2}, "collapse", "entropy.coef (now 0.0)"),
-    ("aer", {"entropy/smoothed": 0.4}, "collapse", "entropy.kp (now its default)"),
-    ("bang_bang", {"entropy/smoothed": 0.4}, "collapse", "entropy.step (now 0.005)"),
-    ("integral", {"entropy/smoothed": 0.4}, "collapse", "entropy.ki (now its default)"),
+    ("off", {"entropy/smoothed": 0.2, "entropy/target": None}, "collapse", "method.kind (now off)"),
+    ("fixed", {"entropy/smoothed": 0.2}, "collapse", "method.coef (now 0.0)"),
+    ("aer", {"entropy/smoothed": 0.4}, "collapse", "method.kp (now its default)"),
+    ("bang_bang", {"entropy/smoothed": 0.4}, "collapse", "method.step (now 0.005)"),
+    ("integral", {"entropy/smoothed": 0.4}, "collapse", "method.ki (now its default)"),
     ("off", {"entropy/smoothed": 2.1, "entropy/target": None, "entropy/coef": 0.0}, "explosion", "optim.lr (now 1e-06)"),
-    ("fixed", {"entropy/smoothed": 2.1}, "explosion", "entropy.coef (now 0.0)"),
-    ("aer", {"entropy/smoothed": 1.6}, "explosion", "entropy.max_coef (now 0.6)"),
-    ("aer", {"entropy/smoothed": 1.6, "entropy/coef": 0.0}, "explosion", "entropy.surplus (now its default)"),
-    ("aer", {"entropy/smoothed": 0.8, "entropy/saturated": 1}, "saturated", "entropy.tau (now 0.85)"),
+    ("fixed", {"entropy/smoothed": 2.1}, "explosion", "method.coef (now 0.0)"),
+    ("aer", {"entropy/smoothed": 1.6}, "explosion", "method.max_coef (now 0.6)"),
+    ("aer", {"entropy/smoothed": 0.8, "entropy/saturated": 1}, "saturated", "method.tau (now 0.85)"),
     ("aer", {"reward/zero_variance_frac": 1.0, "reward/mean": 0.0}, "zero_variance", "rollout.group_size (now 8)"),
     (
         "aer",
@@ -43,34 +44,93 @@ CASES = [
         "zero_variance",
         "harder prompts than data.train (now builtin:countdown)",
     ),
-    ("aer", {"tokens/truncated_frac": 0.97}, "truncated", "rollout.max_new_tokens (now 512)"),
+    (
+        "aer",
+        {"reward/zero_variance_frac": 1.0, "reward/mean": 0.5},
+        "zero_variance",
+        "set rollout.refill (now no_signal) to zero_variance and raise rollout.refill_rounds (now 0)",
+    ),
+    ("aer", {"tokens/truncated_frac": 0.97}, "truncated", "ended: raise rollout.max_new_tokens (now 512)"),
+    ("aer", {"tokens/truncated_frac": 1.0, "tokens/cut_answered_frac": 0.2}, "truncated", "name what follows it in rollout.stop (now ())"),
+    (
+        "aer",
+        {"tokens/truncated_frac": 0.97, "tokens/cut_answered_frac": 0.9},
+        "truncated",
+        "90% of those after an answer, behind which they went on: name what follows an answer in rollout.stop",
+    ),
     ("aer", {"policy/loss": 1e-9}, "loss_is_zero", "optim.updates_per_step (now 1)"),
     ("aer", {"outcome/timeout": 0.1, "outcome/crash": 0.02}, "verifier", "reward.timeout (now 5.0)"),
+    ("aer", {"reward/failed/math": 0.0, "reward/failed/judge": 0.2}, "verifier", "20% of the calls of judge"),
     ("aer", {"outcome/no_answer": 0.8}, "no_answer", "data.template (now '{problem}')"),
     ("aer", {"rollout/mismatch_mean": 0.2}, "mismatch", "rollout.backend (now hf)"),
     ("aer", {"time_share/verify_wait": 0.4}, "waiting", "reward.workers (now 2)"),
-    ("aer", {"time_share/rollout": 0.9}, "sampling", "rollout.batch_size (now 256)"),
+    ("aer", {"time_share/rollout": 0.9}, "sampling", "rollout.batch_size (now its default)"),
 ]
 
 
 @pytest.mark.parametrize("kind, change, cause, named", CASES, ids=[f"{cause}-{kind}" for kind, _, cause, _ in CASES])
 def test_each_cause_is_told_alone_and_names_an_option_and_its_value(kind, change, cause, named):
     found = hints_of(rows(*[change] * 10), options(kind))
-    assert [(hint.cause, hint.step) for hint in found] == [(cause, HOLDS)]
+    assert [(hint.cause, hint.step) for hint in found] == [(cause, ENOUGH)]
     assert named in found[0].text
 
 
-def test_with_a_limit_for_each_prompt_an_explosion_has_another_cause():
-    for coef, named in ((0.1, "entropy.max_coef (now 0.6)"), (0.0, "objective.clip_high (now 0.2)")):
-        found = hints_of(rows(*[{"entropy/smoothed": 1.6, "entropy/coef": coef}] * 10), options(surplus=1.0))
-        assert [hint.cause for hint in found] == ["explosion"] and named in found[0].text
+LOW = {"entropy/smoothed": 0.8, "entropy/target": 0.85, "entropy/coef": None}
+MOVED = [
+    (StareConfig(), {"entropy/saturated": 1}, "saturated", "the surprising weight is at its bound and entropy, 0.800 nats, still below its target of 0.850: "
+        "raise method.most (now 1.5), or lower method.target (now 0.3)"),
+    (PositiveAdvantageConfig(), {"entropy/saturated": 1}, "saturated", "the positive weight is at its bound and entropy, 0.800 nats, still below its target of "
+        "0.850: lower method.target (now 0.2)"),
+    (RepoRConfig(), {"entropy/saturated": 1, "entropy/smoothed": 0.9}, "saturated", "still above its target of 0.850: raise method.most (now 0.05), or raise "
+        "method.tau (now 1.0)"),
+    (MAIClipConfig(), {"entropy/smoothed": 0.4}, "collapse", "entropy collapsed to 0.400 nats, 40% of its start: raise method.step (now 0.25), or lower optim.lr"),
+    (MAIClipConfig(), {"entropy/smoothed": 0.4, "entropy/saturated": 1}, "collapse", "with the clip shift at its bound: raise method.most (now 2.5), or lower"),
+    (RepoRConfig(), {"entropy/smoothed": 0.4}, "collapse", "of its start: lower optim.lr (now 1e-06)"),
+    (StareConfig(), {"entropy/smoothed": 1.6}, "explosion", "without an entropy bonus: lower optim.lr"),
+    (method_class("steer+mai_clip").Config(), {"entropy/saturated": 1}, "saturated", "the clip shift is at its bound and entropy, 0.800 nats, still below "
+        "its target of 0.850: raise method.mai_clip.most (now 2.5), or lower method.mai_clip.target (now 0.3)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "method, change, cause, text", MOVED, ids=[f"{cause}-{method.kind}-{i}" for i, (method, _, cause, _) in enumerate(MOVED)]
+)
+def test_whatever_a_method_moves_names_its_own_options(method, change, cause, text):
+    config = dataclasses.asdict(TrainConfig(method=method))
+    found = {hint.cause: hint.text for hint in hints_of(rows(*[LOW | change] * 10), config)}
+    assert text in found[cause] and set(found) <= {cause, "saturated"}
+    for name in re.findall(r"\b(method[.a-z_]+) \(now", found[cause]):
+        assert Options(config).value(name) is not None, name
+
+
+FAR = {"entropy/coef": 0.0, "entropy/initial": 4.3, "entropy/target": 5.2, "entropy/smoothed": 7.0, "entropy/controlled": 9.9}
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "named"),
+    [
+        ({}, {"tau": 1.2}, ["optim.lr (now 1e-06)", "method.tau (now 1.2) below 1", "method.surplus (now its default) to 1"]),
+        ({}, {"tau": 1.2, "surplus": 1.0}, ["optim.lr", "method.tau"]),
+        ({}, {"tau": 0.4, "surplus": 1.0}, ["optim.lr"]),
+        ({"entropy/target": 2.1, "entropy/controlled": 3.5}, {"tau": 1.2, "tau_end": 0.4, "updates": 9}, ["optim.lr", "method.tau"]),
+        ({"entropy/coef": 0.01}, {"min_coef": 0.01}, ["optim.lr"]),
+    ],
+)
+def test_entropy_far_above_its_target_is_told_at_once(change, settings, named):
+    """A coefficient at its lower bound has done what it can, and a policy that becomes noise does not come back."""
+    found = [hint for hint in hints_of(rows({}, {}, *[FAR | change] * 6), options(**settings)) if hint.step <= 5]
+    assert [(hint.cause, hint.step) for hint in found] == [("out_of_reach", 4)]
+    assert all(name in found[0].text for name in named) and found[0].text.count("(now") >= len(named)
+    assert hints_of(rows({}, FAR | change, {}, {}), options(**settings)) == [], "one step is noise"
+    alone = [FAR | change | {"entropy/coef": 0.2}] * 3
+    assert hints_of(rows(*alone), options(**settings)) == [], "a coefficient above its bound can still fall"
 
 
 def test_every_option_that_a_hint_names_exists():
     leaves = {f"{section}.{name}" for section, part in options().items() for name in part}
     for kind, change, *_ in CASES:
         for hint in hints_of(rows(*[change] * WINDOW), options(kind)):
-            named = re.findall(r"\b((?:model|data|rollout|reward|objective|entropy|optim|eval|run)\.[a-z_]+)", hint.text)
+            named = re.findall(r"\b((?:model|data|rollout|reward|objective|method|optim|eval|run)\.[a-z_]+)", hint.text)
             assert named and set(named) <= leaves, hint.text
 
 
@@ -78,7 +138,7 @@ def test_a_good_run_is_silent():
     assert hints_of(rows(*[{}] * 50), options()) == []
     lower_target = {"entropy/smoothed": 0.2, "entropy/target": 0.21}  # 20 % of the start, as it was asked for
     assert hints_of(rows(*[lower_target] * 50), options()) == []
-    start_above_target = {"entropy/target": 0.4, "entropy/coef": 0.0}  # tau = 0.4
+    start_above_target = {"entropy/target": 0.4, "entropy/coef": 0.0, "entropy/controlled": 1.1}  # tau = 0.4
     assert hints_of(rows(*[start_above_target] * 50), options()) == []
     small_loss_of_several_updates = {"policy/loss": 1e-9}
     assert hints_of(rows(*[small_loss_of_several_updates] * 50), options(updates=2)) == []
@@ -92,9 +152,9 @@ def test_single_noisy_steps_say_nothing():
 def test_once_for_a_cause_and_again_after_a_recovery():
     bad = {"tokens/truncated_frac": 1.0}
     flicker = [bad] * 20 + [{}] * (WINDOW - 1) + [bad] * 20
-    assert [hint.step for hint in hints_of(rows(*flicker), options())] == [HOLDS]
+    assert [hint.step for hint in hints_of(rows(*flicker), options())] == [ENOUGH]
     recovered = [bad] * 20 + [{}] * WINDOW + [bad] * 20
-    assert [hint.step for hint in hints_of(rows(*recovered), options())] == [HOLDS, 20 + WINDOW + HOLDS]
+    assert [hint.step for hint in hints_of(rows(*recovered), options())] == [ENOUGH, 20 + WINDOW + ENOUGH]
 
 
 def test_rows_without_metrics_and_configurations_without_options():
@@ -118,4 +178,4 @@ def test_the_console_goes_on_after_a_resume_where_it_was(capsys):
 
 
 def test_causes_are_covered():
-    assert {cause for _, _, cause, _ in CASES} == set(CAUSES)
+    assert {cause for _, _, cause, _ in CASES} | set(URGENT) == set(CAUSES)

@@ -6,16 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aer_train.batching import MicroBatch, micro_batches
-from aer_train.checks import check_config
-from aer_train.config import ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
-from aer_train.loss import denominators, measure, policy_loss
-from aer_train.mismatch import importance_weights, mismatch_kind, mismatch_metrics, mismatch_terms
+from aer_kernels.methods import TokenTerms
+from aer_train.config.checks import check_config
+from aer_train.config.tree import ObjectiveConfig, OptimConfig, RolloutConfig, TrainConfig
 from aer_train.model import Policy
 from aer_train.rollout.hf import HFRollout
-from aer_train.types import Batch, Group, Prompt
-from aer_train.update import update_policy
-from aer_train.verify import Verdict
+from aer_train.step.batching import MicroBatch, micro_batches
+from aer_train.step.loss import measure, policy_loss
+from aer_train.step.mismatch import importance_weights, mismatch_kind, mismatch_metrics, mismatch_terms
+from aer_train.step.objective import make_objective
+from aer_train.step.update import update_policy
+from aer_train.types import Group, Prompt, Verdict
+from tests.train.worth import columns, weighed
 
 LN2, LN3 = math.log(2), math.log(3)
 TRAINER = [-1.0, -2.0, -0.5]
@@ -117,13 +119,15 @@ def test_truncated_weights_in_one_pass(policy: Policy, kind: str, aggregation: s
     drawn = HFRollout(policy, RolloutConfig(max_new_tokens=6)).generate(PROMPTS, 2, (0,))
     samples = [replace(s, logprobs=[x + 0.5 * torch.randn((), generator=generator).item() for x in s.logprobs]) for s in drawn]
     coef, packing = [0.1 * k for k in range(8)], {"tokens_per_microbatch": 10**6, "pad_id": 0, "device": policy.device}
-    (micro,) = micro_batches(samples, ADVANTAGES, coef, None, **packing)
-    measured, _ = measure(policy, micro, temperature=1.0)
+    (micro,) = micro_batches(samples, range(8), columns(samples, ADVANTAGES, coef), **packing)
+    settings = TrainConfig(objective=replace(config, mismatch="token_truncate"), rollout=RolloutConfig(max_new_tokens=6))
+    objective = make_objective(settings, TokenTerms(), samples)
+    measured = measure(policy, micro, temperature=1.0)["logprobs"]
     results = []
     for old in (None, measured):
         policy.model.zero_grad()
         batch = replace(micro, old_logprobs=old)
-        output = policy_loss(policy, batch, config, denominators(samples, config, 6), temperature=1.0, mismatch="token_truncate")
+        output = policy_loss(policy, batch, objective)
         output.loss.backward()
         results.append((output, [p.grad.clone() for p in policy.model.parameters()]))
     (one, gradient), (two, expected) = results
@@ -144,7 +148,7 @@ def test_which_weights_need_a_pass_of_their_own(policy: Policy, monkeypatch: pyt
         seen.append(len(micro.rows))
         return measure(policy, micro, **options)
 
-    monkeypatch.setattr("aer_train.update.measure", recording)
+    monkeypatch.setattr("aer_train.step.scores.measure", recording)
     update(policy, [0.1] * 8, ADVANTAGES, ObjectiveConfig(mismatch=kind))
     assert sum(seen) == passes
     seen.clear()
@@ -173,7 +177,7 @@ def update(
     groups = [Group(prompt, samples[2 * p : 2 * p + 2], [Verdict("wrong", 0.0, None, 0.0)] * 2) for p, prompt in enumerate(PROMPTS)]
     parameters = list(policy.model.parameters())
     before = [p.detach().clone() for p in parameters]
-    batch = Batch(groups, [0.0] * 8, advantages, [0.0] * 8, [True] * 8, [1.0] * 8, [1.0] * 8)
+    batch = weighed(groups, advantages, [0.0] * 8)
     result = update_policy(policy, torch.optim.SGD(parameters, lr=1.0), batch, config, step=1)
     added = [p.detach() - old for p, old in zip(parameters, before, strict=True)]
     with torch.no_grad():

@@ -10,12 +10,13 @@ import sys
 import pytest
 
 from aer_kernels import EntropyControlConfig
+from aer_kernels.methods import RepoRConfig, SIRENConfig, StareConfig, method_class
 from aer_train.cli import main
-from aer_train.config import RunConfig, TrainConfig
-from aer_train.record import Recorder
+from aer_train.config.tree import RunConfig, TrainConfig
 from aer_train.report import write_report
 from aer_train.report.charts import POINTS, Run, charts
-from aer_train.report.plots import draw
+from aer_train.report.plots import chart_figure
+from aer_train.run.folder import Recorder
 
 plots = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the report extra is not installed")
 
@@ -45,7 +46,7 @@ def tiers(easy, hard):
 
 
 def fill(run, kind="aer", samples=(), steps=4, quantity="token", held="all", **more):
-    config = TrainConfig(entropy=EntropyControlConfig(kind=kind, quantity=quantity, held=held), run=RunConfig(out=str(run), steps=4))
+    config = TrainConfig(method=EntropyControlConfig(kind=kind, quantity=quantity, held=held), run=RunConfig(out=str(run), steps=4))
     with Recorder(run, config) as recorder:
         recorder.write_eval(0, {"tiers": tiers(0.5, 0.0)})
         for step in range(1, steps + 1):
@@ -98,9 +99,10 @@ def no_plots(monkeypatch):
     monkeypatch.setattr("aer_train.report.page._write_plots", lambda *_: None)
 
 
+@pytest.mark.slow
 @plots
 def test_plots_of_one_run(run):
-    names = {"reward", "accuracy", "pass_at_k", "entropy", "entropy_by_tier", "coefficient", "optimization", "length", "time", "speed"}
+    names = {"reward", "accuracy", "pass_at_k", "entropy", "entropy_by_tier", "moved", "optimization", "length", "time", "speed"}
     assert {file.stem for file in (run / "plots").iterdir()} == names
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (run / "plots").iterdir())
 
@@ -135,7 +137,7 @@ def test_two_runs_show_what_differs(tmp_path, no_plots):
     path = write_report(runs, tmp_path / "both")
     page = path.read_text()
     assert path == tmp_path / "both" / "report.html" and "<h1>grpo / aer</h1>" in page
-    assert cells(page, "What differs")[1:] == [["entropy.kind", "&quot;off&quot;", "&quot;aer&quot;"]]
+    assert cells(page, "What differs")[1:] == [["method.kind", "&quot;off&quot;", "&quot;aer&quot;"]]
     assert data(page)["runs"] == ["grpo", "aer"]
 
 
@@ -191,6 +193,33 @@ def test_entropy_has_its_target_and_band_and_the_coefficient_its_bound(tmp_path)
     assert curves(panel(runs, "entropy coefficient alpha"), "marks") == {0: ([3], [pytest.approx(0.3)])}
 
 
+def test_whatever_a_method_moves_has_a_panel_with_its_bound(tmp_path):
+    """A run whose method moves two numbers at once beside one that moves another; the regulator's own has the marks."""
+    together = method_class("repo_r+fixed").Config(repo_r=RepoRConfig(target=0.5))
+    runs = []
+    for name, method, numbers in (
+        ("a", StareConfig(), {"method/surprising_weight": 1.5}),
+        ("b", together, {"method/rescaling": 0.05, "entropy/coef": 0.1}),
+    ):
+        with Recorder(tmp_path / name, TrainConfig(method=method)) as recorder:
+            for step in (1, 2, 3):
+                recorder.log({"step": step, "entropy/saturated": int(step > 1), "entropy/target": 0.5, "entropy/mean": 0.4, **numbers})
+        runs.append(Run.read(tmp_path / name))
+    assert curves(panel(runs, "surprising weight"), "line") == {0: ([1, 2, 3], [1.5] * 3)}
+    assert curves(panel(runs, "surprising weight"), "marks") == {0: ([2, 3], [1.5] * 2)}
+    assert curves(panel(runs, "rescaling"), "marks") == {1: ([2, 3], [0.05] * 2)}
+    assert not curves(panel(runs, "entropy coefficient alpha"), "marks"), "not what the controller moves"
+    assert list(curves(panel(runs, "token entropy"), "target")) == [None]
+
+
+def test_peaks_have_their_anchor_in_a_panel_of_their_own(tmp_path):
+    with Recorder(tmp_path / "a", TrainConfig(method=SIRENConfig())) as recorder:
+        recorder.log({"step": 1, "entropy/mean": 0.4, "entropy/controlled": 1.4, "entropy/target": 1.5})
+    runs = [Run.read(tmp_path / "a")]
+    assert not curves(panel(runs, "token entropy"), "target")
+    assert list(curves(panel(runs, "entropy that is held: of difficult prompts where method.held says so, of peaks"), "target")) == [0]
+
+
 def test_entropy_is_drawn_as_the_controller_smoothed_it(tmp_path):
     drawn = panel([Run.read(fill(tmp_path / "one", **{"entropy/smoothed": 0.7}))], "token entropy")
     assert curves(drawn, "line") == {0: ([1, 2, 3, 4], [0.7] * 4)}
@@ -217,7 +246,7 @@ def test_a_target_is_drawn_where_its_quantity_is(tmp_path):
 def test_the_target_of_difficult_prompts_has_a_panel_of_its_own(tmp_path):
     more = {"entropy/per_response": 5.0, "entropy/controlled": 6.0, "entropy/smoothed": 6.5}
     runs = [Run.read(fill(tmp_path / "a", **more)), Run.read(fill(tmp_path / "b", quantity="response", held="difficult", **more))]
-    title = "entropy that is held: of difficult prompts where entropy.held says so"
+    title = "entropy that is held: of difficult prompts where method.held says so, of peaks"
     assert list(curves(panel(runs, "token entropy"), "target")) == [0] and not curves(panel(runs, "entropy of a response"), "target")
     assert list(curves(panel(runs, title), "target")) == [1] and curves(panel(runs, title), "line")[1] == ([1, 2, 3, 4], [6.0] * 4)
     assert curves(panel(runs[1:], title), "line")[0] == ([1, 2, 3, 4], [6.5] * 4)
@@ -251,19 +280,19 @@ def test_many_runs_show_what_is_smoothed_only(tmp_path):
 @plots
 def test_many_runs_differ_in_colour_or_dashes_and_hide_no_curve_behind_bands(tmp_path):
     runs = [Run.read(fill(tmp_path / f"{i}", **{"entropy/target": 0.5 + 0.01 * i})) for i in range(20)]
-    figure = draw([panel(runs, "token entropy")], [run.label for run in runs])
-    lines = figure.axes[0].get_lines()
+    shown = chart_figure([panel(runs, "token entropy")], [run.label for run in runs])
+    lines = shown.axes[0].get_lines()
     assert len({(line.get_color(), str(line._dash_pattern)) for line in lines}) == len(lines) == 20
-    assert len(figure.axes[0].collections) == 0
+    assert len(shown.axes[0].collections) == 0
 
 
 @plots
 def test_legend_of_long_names_stays_inside(tmp_path):
     runs = [Run.read(fill(tmp_path / f"a_run_whose_name_says_a_lot_{name}")) for name in "abc"]
-    figure = draw([panel(runs, "token entropy")], [run.label for run in runs])
-    figure.draw_without_rendering()
-    box = figure.legends[0].get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    shown = chart_figure([panel(runs, "token entropy")], [run.label for run in runs])
+    shown.draw_without_rendering()
+    box = shown.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= shown.bbox.width
 
 
 def test_errors(tmp_path):
@@ -286,7 +315,7 @@ def test_without_matplotlib_there_is_the_page_alone(tmp_path, monkeypatch, capsy
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'plots need: pip install "aer-rl\[report\]"'):
-        draw([panel([Run.read(run)], "token entropy")], ["one"])
+        chart_figure([panel([Run.read(run)], "token entropy")], ["one"])
 
 
 def test_config_of_another_version_is_compared_by_all_its_keys(tmp_path, no_plots):

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from aer_kernels import fused_logprobs
-from aer_train.config import RolloutConfig
-from aer_train.data import encode_prompt
+from aer_kernels import KeptSet, fused_logprobs
+from aer_train.config.tree import RolloutConfig
+from aer_train.data.encode import encode_prompt
 from aer_train.model import Policy
-from aer_train.rollout import hf
-from aer_train.rollout.hf import HFRollout, draw
-from aer_train.types import Prompt
+from aer_train.rollout import pick
+from aer_train.rollout.hf import HFRollout
+from aer_train.rollout.pick import pick_tokens
+from aer_train.types import Prompt, Sampling
 
 PROMPTS = [Prompt(str(i), text, "") for i, text in enumerate(["12=?", "7", "345+6=?", "98"])]
 
@@ -26,6 +27,22 @@ def test_samples_do_not_depend_on_the_batch(policy: Policy) -> None:
     for a, b in zip(whole, one_by_one, strict=True):
         assert (a.tokens, a.text, a.finished, a.prompt_tokens) == (b.tokens, b.text, b.finished, b.prompt_tokens)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_keys_are_not_copied_for_each_head(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two query heads to a key, with a mask; the samples have the same bits as with copies, and transformers is as it was."""
+    from contextlib import nullcontext
+
+    from transformers.integrations import sdpa_attention
+
+    theirs, copies, repeat = sdpa_attention.use_gqa_in_sdpa, [0], sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda *args: copies.__setitem__(0, copies[0] + 1) or repeat(*args))
+    generate = rollout(policy).generate
+    copies[0] = 0
+    shared = generate(PROMPTS, 3, (0, "train", 5))
+    assert copies[0] == 0 and sdpa_attention.use_gqa_in_sdpa is theirs
+    monkeypatch.setattr("aer_train.rollout.growing.keys_are_shared", lambda device: nullcontext())
+    assert generate(PROMPTS, 3, (0, "train", 5)) == shared and copies[0] > 10
 
 
 def test_the_stream_gives_the_same_samples_as_they_end(policy: Policy) -> None:
@@ -60,13 +77,39 @@ def test_logprobs_are_those_of_the_tempered_policy(policy: Policy, temperature: 
         assert found[len(sample.prompt_tokens) - 1 :].tolist() == pytest.approx(sample.logprobs, abs=1e-4)
 
 
+def test_top_p_draws_from_the_nucleus_and_records_its_log_probs(policy: Policy) -> None:
+    """What the trainer's pass over the same weights finds, which seeks the nucleus by itself; tokens outside it are never drawn."""
+    kept = KeptSet(top_p=0.6)
+    inside = []
+    for sample in rollout(policy, temperature=0.8, top_p=0.6).generate(PROMPTS, 3, (1,)):
+        ids = torch.tensor([sample.prompt_tokens + sample.tokens])
+        hidden, weight = policy.hidden(ids[:, :-1], torch.ones_like(ids[:, :-1])), policy.head.weight
+        floor = kept.floors(hidden, weight, bias=policy.head.bias, softcap=policy.softcap, temperature=0.8)
+        found = fused_logprobs(hidden, weight, ids[:, 1:], temperature=0.8, floor=floor).logprobs[0]
+        assert found[len(sample.prompt_tokens) - 1 :].tolist() == pytest.approx(sample.logprobs, abs=1e-4)
+        p = torch.softmax(policy.model(input_ids=ids).logits[0, len(sample.prompt_tokens) - 1 : -1].double() / 0.8, -1)
+        above = torch.where(p > p.gather(1, torch.tensor(sample.tokens)[:, None]), p, 0.0).sum(1)
+        inside += (above < 0.6 + 1e-6).tolist()
+    assert all(inside) and len(inside) > 30
+    count = 20_000
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -3.0])
+    uniforms = torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random(count))
+    chosen, logprobs = pick_tokens(logits.expand(count, 5), uniforms, Sampling(0.7, 0.9))
+    expected = torch.softmax(logits / 0.7, 0) * torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])
+    expected /= expected.sum()
+    assert torch.bincount(chosen, minlength=5) / count == pytest.approx(expected.tolist(), abs=0.01)
+    assert torch.allclose(logprobs, expected.log()[chosen], atol=1e-5)
+
+
 @pytest.mark.parametrize("block", [2, 512])
 def test_frequencies_follow_the_softmax(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """Whether the cumulative sum is taken at once or in blocks, the last of them padded."""
-    monkeypatch.setattr(hf, "CDF_BLOCK", block)
+    monkeypatch.setattr(pick, "CDF_BLOCK", block)
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0, -torch.inf])
     count = 20_000
-    chosen, logprobs = draw(logits.expand(count, 5), torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random(count)), 0.7)
+    chosen, logprobs = pick_tokens(
+        logits.expand(count, 5), torch.from_numpy(np.random.Generator(np.random.Philox(key=1)).random(count)), Sampling(0.7)
+    )
     expected = torch.softmax(logits / 0.7, 0) * count
     observed = torch.bincount(chosen, minlength=5)
     assert observed[4] == 0
@@ -77,10 +120,10 @@ def test_frequencies_follow_the_softmax(monkeypatch: pytest.MonkeyPatch, block: 
 
 @pytest.mark.parametrize("block", [1, 2, 512])
 def test_extreme_uniforms_stay_in_the_support(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(hf, "CDF_BLOCK", block)
+    monkeypatch.setattr(pick, "CDF_BLOCK", block)
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).repeat(3, 1)
     uniforms = torch.tensor([0.0, 0.5, math.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert draw(logits, uniforms, 1.0)[0].tolist() == [1, 2, 2]
+    assert pick_tokens(logits, uniforms, Sampling())[0].tolist() == [1, 2, 2]
 
 
 def test_a_draw_is_the_inverse_of_the_cumulative_sum() -> None:
@@ -88,7 +131,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_sum() -> None:
     logits = 3 * torch.randn(200, 5000, generator=torch.Generator().manual_seed(0))
     uniforms = torch.from_numpy(np.random.Generator(np.random.Philox(key=2)).random(200))
     cdf = torch.softmax(logits.double() / 1.3, -1).cumsum(-1)
-    chosen, logprobs = draw(logits, uniforms, 1.3)
+    chosen, logprobs = pick_tokens(logits, uniforms, Sampling(1.3))
     below = torch.where(chosen == 0, 0.0, cdf.gather(-1, (chosen - 1).clamp(min=0)[:, None]).squeeze(-1))
     assert (below <= uniforms + 1e-6).all() and (uniforms <= cdf.gather(-1, chosen[:, None]).squeeze(-1) + 1e-6).all()
     exact = torch.log_softmax(logits.double() / 1.3, -1).gather(-1, chosen[:, None]).squeeze(-1)
@@ -96,7 +139,7 @@ def test_a_draw_is_the_inverse_of_the_cumulative_sum() -> None:
 
 
 def test_greedy_is_the_argmax(policy: Policy) -> None:
-    a, b = rollout(policy).generate(PROMPTS[:1], 2, (0,), temperature=0)
+    a, b = rollout(policy).generate(PROMPTS[:1], 2, (0,), Sampling(0.0))
     assert a.tokens == b.tokens
     ids = torch.tensor([a.prompt_tokens + a.tokens])
     logits = policy.model(input_ids=ids).logits[0, len(a.prompt_tokens) - 1 : -1]
@@ -117,7 +160,7 @@ def test_published_generation_settings_do_not_bend_the_samples(policy: Policy, m
     import json
     import shutil
 
-    from aer_train.config import ModelConfig
+    from aer_train.config.tree import ModelConfig
     from aer_train.model import load_policy
 
     folder = tmp_path / "model"
@@ -130,11 +173,12 @@ def test_published_generation_settings_do_not_bend_the_samples(policy: Policy, m
 
 
 def test_prompt_tokens(policy: Policy) -> None:
-    assert encode_prompt(policy.tokenizer, "12=?") == [3, 4, 15, 16]
+    assert encode_prompt(policy.tokenizer, PROMPTS[0]) == [3, 4, 15, 16]
 
 
 def test_a_diverged_policy_is_reported(policy: Policy) -> None:
+    sampling = rollout(policy)
     with torch.no_grad():
         policy.head.weight[3] = torch.nan
     with pytest.raises(FloatingPointError, match=r"logits must be finite, got NaN .*: the policy has diverged, lower optim.lr"):
-        rollout(policy).generate(PROMPTS, 2, (0,))
+        sampling.generate(PROMPTS, 2, (0,))

@@ -5,9 +5,10 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from aer_train.config import RunConfig, TrainConfig
-from aer_train.console import eval_table, numbers
-from aer_train.record import Recorder, read_config, read_evals, read_metrics, write_atomic
+from aer_train.config.tree import RunConfig, TrainConfig
+from aer_train.monitor.console import eval_table, numbers
+from aer_train.run.files import write_atomic
+from aer_train.run.folder import Recorder, read_config, read_evals, read_metrics
 
 CONFIG = TrainConfig()
 ROW = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_frac": 0.0, "entropy/mean": 1.0, "entropy/target": 0.85,

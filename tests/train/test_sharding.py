@@ -10,16 +10,21 @@ import pytest
 import torch
 
 from aer_kernels import AdaptiveEntropyController
-from aer_train import checkpoint, dist
-from aer_train.batching import MicroBatch, micro_batches
-from aer_train.checkpoint import Progress
-from aer_train.config import ModelConfig, ObjectiveConfig, RolloutConfig
-from aer_train.loss import Denominators, measure, policy_loss
+from aer_train import dist
+from aer_train.config.tree import ModelConfig, ObjectiveConfig, RolloutConfig
 from aer_train.model import Policy, load_policy
 from aer_train.rollout.hf import HFRollout
+from aer_train.run import checkpoint
+from aer_train.run.checkpoint import Progress
 from aer_train.sharding import full_named_tensors
+from aer_train.step.batching import MicroBatch, micro_batches
+from aer_train.step.loss import measure, policy_loss
+from aer_train.step.objective import Objective
 from aer_train.types import Prompt, Sample
-from tests.train.ranks import CPU, spawn
+from tests.ranks import CPU, spawn
+from tests.train.worth import columns
+
+pytestmark = pytest.mark.slow
 
 OBJECTIVES = {
     "ppo": ObjectiveConfig(),
@@ -47,7 +52,8 @@ def micros(rank: int, world: int) -> list[tuple[range, MicroBatch]]:
         advantages = [0.0 if row >= 10 else 1.5 - 0.3 * row for row in rows]
         coefficients = [0.0 if row >= 10 else 0.05 * (row % 3) for row in rows]
         old = [[-1.5] * len(sample.tokens) for sample in picked]
-        (micro,) = micro_batches(picked, advantages, coefficients, old, tokens_per_microbatch=10_000, pad_id=0, device=CPU)
+        worth = columns(picked, advantages, coefficients, old)
+        (micro,) = micro_batches(picked, range(len(picked)), worth, tokens_per_microbatch=10_000, pad_id=0, device=CPU)
         found.append((rows, micro))
     return found
 
@@ -57,10 +63,10 @@ def gradients(policy: Policy, objective: ObjectiveConfig, rank: int, world: int)
     policy.model.zero_grad()
     logprobs, losses = {}, []
     for rows, batch in micros(rank, world):
-        measured, _ = measure(policy, batch, temperature=0.7)
+        measured = measure(policy, batch, temperature=0.7)["logprobs"]
         logprobs |= {rows[row]: values[mask] for row, values, mask in zip(batch.rows, measured, batch.loss_mask, strict=True)}
     for _, batch in micros(rank, world):
-        output = policy_loss(policy, batch, objective, Denominators(12.0, 36.0), temperature=0.7)
+        output = policy_loss(policy, batch, Objective(objective, 12.0, 36.0, temperature=0.7))
         output.loss.backward()
         losses.append(output.loss.item())
     norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1e9)

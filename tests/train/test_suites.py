@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from aer_train.config import DataConfig, EvalConfig
-from aer_train.data import load_eval_sets
+from aer_train.config.tree import DataConfig, EvalConfig
+from aer_train.data.prompts import load_eval_sets
+from aer_train.data.suites import SUITES, read_suite
 from aer_train.model import Policy
-from aer_train.suites import SUITES, read_suite
 from aer_train.verify import Verifier
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from tests.train.problems import GOLD_ANSWERS, row, write_rows
 
 
 def test_every_suite_is_pinned() -> None:
@@ -51,14 +50,16 @@ def test_errors(tmp_path: Path) -> None:
         read_suite("gsm8k", str(tmp_path))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real problems are not beside the repository")
-@pytest.mark.parametrize("name", ["aime24", "amc23", "math500", "minerva", "gsm8k"])
-def test_real_suites_in_local_files(policy: Policy, name: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUITES)
+def test_whole_suites_in_local_files(policy: Policy, tmp_path: Path, name: str) -> None:
+    """As many rows as the suite has, with gold answers of every kind that it has."""
     policy.tokenizer.encode = lambda text, add_special_tokens: []  # the tiny tokenizer knows digits only
+    write_rows(tmp_path / f"{name}_{SUITES[name].split}.jsonl", [row(name, number) for number in range(SUITES[name].size)])
     said: list[str] = []
-    config = EvalConfig(suites=(name,), suite_dir=str(SHARED))
+    config = EvalConfig(suites=(name,), suite_dir=str(tmp_path))
     (found,) = load_eval_sets(config, DataConfig(), policy.tokenizer, message=said.append)
-    assert len(found.prompts) == SUITES[name].size and len({p.id for p in found.prompts}) == SUITES[name].size and not said
-    if name in ("aime24", "amc23", "gsm8k"):
-        with Verifier("math") as verifier:
-            assert not verifier.unparseable([p.answer for p in found.prompts])
+    assert len({p.id for p in found.prompts}) == len(found.prompts) == SUITES[name].size and not said
+    assert all(p.id.startswith(f"{name}/") and p.tier == name for p in found.prompts)
+    with Verifier("math") as verifier:
+        assert not verifier.unparseable([p.answer for p in found.prompts[: len(GOLD_ANSWERS[name])]])

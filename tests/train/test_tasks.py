@@ -19,6 +19,7 @@ def problem_of(prompt):
     return "".join(sorted(digits)) + prompt.text[len(digits) :]
 
 
+@pytest.mark.slow
 @every_task
 def test_held_out_problems_are_never_trained_on(chosen):
     train = {problem_of(p) for p in make_prompts(chosen, "train", 5000, seed=1)}
@@ -78,6 +79,7 @@ def test_tokenizer_round_trip(chosen):
     assert len(ids) == len(prompt) and tokenizer.decode([*ids, 1, 0], skip_special_tokens=True) == prompt
 
 
+@pytest.mark.slow
 def test_warm_up_writes_a_folder_that_loads(tmp_path):
     """Worked: responses of different lengths."""
     warm_up(tmp_path / "policy", "worked", "small", steps=(2, 1))

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from aer_kernels import EntropyControlConfig
-from aer_train import checkpoint, update
 from aer_train.clock import PARTS
-from aer_train.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
-from aer_train.loss import MicroLoss
-from aer_train.record import read_evals, read_metrics
+from aer_train.config.tree import DataConfig, EvalConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.run import checkpoint
+from aer_train.run.folder import read_evals, read_metrics
+from aer_train.step import passes
+from aer_train.step.loss import MicroLoss
 from aer_train.trainer import train
+from tests.train.conftest import save_byte_model
 
 VOLATILE = ("time/", "time_share/", "perf/", "memory/")
 
@@ -27,9 +29,10 @@ def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
     """Four steps of the tiny policy; the target entropy is out of reach, so that the controller always moves."""
     return TrainConfig(
         model=ModelConfig(name=str(model_folder)),
+        data=DataConfig(limit=96),
         rollout=RolloutConfig(group_size=4, max_new_tokens=6),
         reward=RewardConfig(kind="countdown"),
-        entropy=EntropyControlConfig(target=5.0),
+        method=EntropyControlConfig(target=5.0),
         optim=OptimConfig(lr=3e-3, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
         run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
     )
@@ -71,6 +74,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert all(x.read_bytes() == y.read_bytes() for x, y in zip(*samples, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("updates_per_step", [1, 2])
 def test_two_and_two_steps_are_four(config: TrainConfig, tmp_path: Path, updates_per_step: int) -> None:
     config = changed(config, "optim", updates_per_step=updates_per_step)
@@ -85,11 +89,12 @@ def test_two_and_two_steps_are_four(config: TrainConfig, tmp_path: Path, updates
     assert len({row["optim/grad_norm"] for row in rows}) == 4, "every step trained"
 
 
+@pytest.mark.slow
 def test_a_moving_target_of_responses_resumes_exactly(config: TrainConfig, tmp_path: Path) -> None:
     """The horizon of the target is that of the whole run; what is held is the entropy of a response."""
-    entropy = replace(config.entropy, target=None, quantity="response", tau=0.9, tau_end=0.3, hold=0.25, updates=4)
+    entropy = replace(config.method, target=None, quantity="response", tau=0.9, tau_end=0.3, hold=0.25, updates=4)
     entropy = replace(entropy, least_weight=0.5, settle_unsolved=0.5, surplus=1.0)
-    config = replace(config, entropy=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
+    config = replace(config, method=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
     whole = train(changed(config, "run", out=str(tmp_path / "whole")))
     train(changed(config, "run", steps=2))
     train(config, resume=True)
@@ -99,9 +104,10 @@ def test_a_moving_target_of_responses_resumes_exactly(config: TrainConfig, tmp_p
     assert [row["entropy/target"] / rows[0]["entropy/per_response"] for row in rows] == pytest.approx([0.9, 0.7, 0.5, 0.3])
 
 
+@pytest.mark.slow
 def test_the_entropy_of_difficult_prompts_resumes_exactly(config: TrainConfig, tmp_path: Path) -> None:
-    entropy = replace(config.entropy, target=None, quantity="response", tau=1.1, held="difficult")
-    config = replace(config, entropy=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
+    entropy = replace(config.method, target=None, quantity="response", tau=1.1, held="difficult")
+    config = replace(config, method=entropy, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
     whole = train(changed(config, "run", out=str(tmp_path / "whole")))
     train(changed(config, "run", steps=2))
     train(config, resume=True)
@@ -109,6 +115,7 @@ def test_the_entropy_of_difficult_prompts_resumes_exactly(config: TrainConfig, t
     assert any(abs(row["entropy/controlled"] - row["entropy/per_response"]) > 1e-3 for row in stable_rows(whole)), "not that of all"
 
 
+@pytest.mark.slow
 def test_refill_resumes_exactly_and_counts_what_it_costs(config: TrainConfig, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -134,6 +141,7 @@ def test_refill_resumes_exactly_and_counts_what_it_costs(config: TrainConfig, tm
         assert sum(s["reward"] for s in samples[:8]) / 8 == pytest.approx(row["reward/batch_mean"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 3])
 def test_the_parts_of_the_time_add_up(config: TrainConfig, save_every: int) -> None:
     config = replace(changed(config, "run", save_every=save_every), eval=EvalConfig(data="builtin:countdown", every=2, samples=1, limit=2))
@@ -171,6 +179,7 @@ def test_overlong_responses(config: TrainConfig) -> None:
     assert row["reward/mean"] == row["reward/batch_mean"] > row["reward/shaped_mean"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_undisturbed_one(config: TrainConfig, tmp_path: Path) -> None:
     config = changed(config, "run", steps=24, save_every=4)
     settings = tmp_path / "settings.json"
@@ -192,6 +201,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(config: TrainConfig, tmp_path
     assert_same_run(run, train(changed(config, "run", out=str(tmp_path / "whole"))))
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_starts_again(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -202,6 +212,7 @@ def test_killed_before_the_first_checkpoint_starts_again(config: TrainConfig, tm
     assert_same_run(Path(config.run.out), train(changed(config, "run", out=str(tmp_path / "whole"))))
 
 
+@pytest.mark.slow
 def test_evaluation_cannot_disturb_training(config: TrainConfig, tmp_path: Path) -> None:
     with_eval = replace(config, eval=EvalConfig(data="builtin:countdown", every=1, samples=2, limit=4))
     a, b = train(with_eval), train(changed(config, "run", out=str(tmp_path / "plain")))
@@ -281,6 +292,7 @@ def test_metrics_of_a_step(config: TrainConfig) -> None:
     assert sum(value for name, value in second.items() if name.startswith("outcome/")) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_entropy_is_that_of_the_policy_that_sampled(config: TrainConfig, tmp_path: Path) -> None:
     rows = []
     for updates in (1, 2, 3):
@@ -296,12 +308,13 @@ def test_the_samples_say_what_happened(config: TrainConfig) -> None:
     rows = pq.read_table(run / "samples" / "step_000001.parquet").to_pylist()
     assert len(rows) == 24
     assert list(rows[0]) == [
-        "step", "prompt_id", "tier", "prompt", "response", "answer", "extracted", "outcome", "detail", "reward", "shaped_reward", "advantage",
+        "step", "prompt_id", "tier", "prompt", "response", "answer", "other_answers", "extracted", "outcome", "detail", "reward", "shaped_reward", "advantage",
         "num_tokens", "finished", "entropy_coef", "trained", "version",
     ]  # fmt: skip
     assert len({row["prompt_id"] for row in rows}) == 6 and len({row["response"] for row in rows[:4]}) > 1
 
 
+@pytest.mark.slow
 def test_reward_rises(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("".join(f'{{"problem": "{i}+{i}=?", "answer": "{2 * i}"}}\n' for i in range(20)))
     config = replace(
@@ -309,7 +322,7 @@ def test_reward_rises(config: TrainConfig, tmp_path: Path) -> None:
         data=DataConfig(train=str(tmp_path / "data.jsonl")),
         rollout=RolloutConfig(group_size=8, max_new_tokens=3),
         reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
-        entropy=EntropyControlConfig(tau=0.7),
+        method=EntropyControlConfig(tau=0.7),
         optim=OptimConfig(lr=1e-2, prompts_per_step=8, warmup_steps=0),
         run=replace(config.run, steps=12),
     )
@@ -318,14 +331,15 @@ def test_reward_rises(config: TrainConfig, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = [], update.policy_loss
+    config = changed(config, "reward", kind="tests.train.rewards.digit_share")  # the first step has advantages
+    seen, real = [], passes.policy_loss
 
     def broken(policy: Any, *args: Any, **kwargs: Any) -> MicroLoss:
         output = real(policy, *args, **kwargs)
         seen.append([p.detach().clone() for p in policy.model.parameters()] + list(policy.model.parameters()))
         return replace(output, loss=output.loss * torch.nan)
 
-    monkeypatch.setattr(update, "policy_loss", broken)
+    monkeypatch.setattr(passes, "policy_loss", broken)
     with pytest.raises(FloatingPointError, match="loss must be finite, got nan at step 1; this update was not applied"):
         train(config)
     before, after = seen[0][: len(seen[0]) // 2], seen[0][len(seen[0]) // 2 :]
@@ -333,6 +347,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(config: Train
     assert (Path(config.run.out) / "samples" / "step_000001.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_answers_that_cannot_be_read_are_named(config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"problem": "1+1=?", "answer": "2"}\n{"problem": "1+2=?", "answer": ""}\n')
@@ -343,6 +358,18 @@ def test_answers_that_cannot_be_read_are_named(config: TrainConfig, tmp_path: Pa
     with pytest.raises(ValueError, match=r"data.answer_column must hold answers that reward.kind math can read, got ''"):
         train(changed(config, "run", out=str(tmp_path / "other")))
     assert not (tmp_path / "other").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(("chat", "hints"), [(False, 1), (True, 0)])
+def test_a_chat_template_that_is_not_used_is_told(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], chat: bool, hints: int
+) -> None:
+    save_byte_model(tmp_path / "model")
+    (tmp_path / "data.jsonl").write_text('{"problem": "1+1=?", "answer": "2"}\n')
+    config = changed(config, "model", name=str(tmp_path / "model"))
+    config = replace(config, data=DataConfig(train=str(tmp_path / "data.jsonl"), chat=chat), reward=RewardConfig(kind="math"))
+    train(changed(changed(config, "optim", prompts_per_step=1, updates_per_step=1), "run", steps=1))
+    assert capsys.readouterr().out.count("hint: the tokenizer has a chat template that is not used") == hints
 
 
 def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:

@@ -53,12 +53,12 @@ def impatient() -> Iterator[Verifier]:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_answers_cost_at_most_the_deadline(impatient: Verifier, name: str) -> None:
+def test_hostile_answers_are_refused_before_the_deadline(impatient: Verifier, name: str) -> None:
     impatient.score_many([SYMBOLIC])  # the process is up
     start = time.monotonic()
     (verdict,) = impatient.score_many([(HOSTILE[name], "42+x")])
-    assert verdict.outcome in ("wrong", "no_answer", "timeout", "crash") and verdict.reward == 0.0
-    assert time.monotonic() - start < 3.0
+    assert verdict.outcome in ("wrong", "no_answer") and verdict.reward == 0.0, "refused, and not by the deadline"
+    assert time.monotonic() - start < 1.0
     assert impatient.score_many([(r"\boxed{2+x}", "x+2")])[0].outcome == "correct"
 
 
@@ -123,18 +123,20 @@ def nasty(response: str, answer: str) -> object:
     return values.get(response, float(response == answer))
 
 
-async def too_late(response: str, answer: str) -> float:
-    return 1.0
-
-
 NASTY = "tests.train.test_verify.nasty"
 
 
+def pool_of(verifier: Verifier) -> Pool:
+    """The processes of a reward function."""
+    return verifier._scorer.pool  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
 def test_custom_rewards_that_hang_die_and_lie(capfd: pytest.CaptureFixture[str]) -> None:
     expected = {
         "right": ("correct", 1.0, ""), "half": ("wrong", 0.5, ""), "true": ("correct", 1.0, ""), "babble": ("correct", 1.0, ""),
-        "two": ("crash", 0.0, "reward must be in [0, 1], got 2.0"), "nan": ("crash", 0.0, "reward must be in [0, 1], got nan"),
-        "none": ("crash", 0.0, "TypeError"), "text": ("crash", 0.0, "reward must be in [0, 1], got '1.0'"), "long": ("crash", 0.0, "longer than"),
+        "two": ("crash", 0.0, "reward.kind must give a number in [0, 1], got 2.0"), "nan": ("crash", 0.0, "reward.kind must give a number in [0, 1], got nan"),
+        "none": ("crash", 0.0, "in [0, 1], got None"), "text": ("crash", 0.0, "in [0, 1], got '1.0'"), "long": ("crash", 0.0, "longer than"),
         "sleep": ("timeout", 0.0, "no answer within 2 s"), "ignore": ("timeout", 0.0, "no answer"), "spin": ("timeout", 0.0, "no answer"),
         "die": ("crash", 0.0, "SIGKILL"), "segfault": ("crash", 0.0, "SIGSEGV"), "leave": ("crash", 0.0, "exit code 0"), "eat": ("crash", 0.0, "MemoryError"),
         "recurse": ("crash", 0.0, "RecursionError"), "exit": ("crash", 0.0, "SystemExit"), "interrupt": ("crash", 0.0, "KeyboardInterrupt"),
@@ -147,6 +149,7 @@ def test_custom_rewards_that_hang_die_and_lie(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().out == "", "standard output belongs to the program"
 
 
+@pytest.mark.slow
 def test_a_slow_answer_does_not_make_its_neighbour_late() -> None:
     with Verifier(kind=NASTY, timeout=1.0, workers=1) as verifier:
         verdicts = verifier.score_many([("doze", "")] * 3 + [("sleep", "")] + [("doze", "")])
@@ -154,6 +157,7 @@ def test_a_slow_answer_does_not_make_its_neighbour_late() -> None:
     assert all(0.4 < v.seconds < 2.0 for v in verdicts)
 
 
+@pytest.mark.slow
 def test_submitted_answers_are_graded_while_other_work_goes_on() -> None:
     with Verifier(kind=NASTY, timeout=1.0, workers=2) as verifier:
         start = time.monotonic()
@@ -165,10 +169,11 @@ def test_submitted_answers_are_graded_while_other_work_goes_on() -> None:
 
 def test_close_is_prompt_final_and_repeatable(tmp_path: Path) -> None:
     with Verifier(kind=NASTY, timeout=60.0, workers=1) as verifier:
+        pool = pool_of(verifier)
         pending = verifier.submit([("sleep", ""), ("sleep", "")])
-        wait_for(lambda: verifier._pool.pids() and not verifier._pool._idle.qsize())
+        wait_for(lambda: pool.pids() and not pool._idle.qsize())
         time.sleep(0.5)
-        pids, start = verifier._pool.pids(), time.monotonic()
+        pids, start = pool.pids(), time.monotonic()
     verifier.close()
     assert time.monotonic() - start < 5.0 and not any(alive(pid) for pid in pids)
     with pytest.raises(ValueError, match="verifier must be open, got one that was closed"):
@@ -218,6 +223,7 @@ def grade_elsewhere(results: multiprocessing.Queue[list[str]]) -> None:
         results.put([v.outcome for v in verifier.score_many([SYMBOLIC])])
 
 
+@pytest.mark.slow
 def test_works_in_a_spawned_process() -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -247,11 +253,12 @@ def test_works_after_a_fork_without_touching_the_parent() -> None:
         os.close(reader)
 
 
+@pytest.mark.slow
 def test_a_process_killed_from_outside_costs_no_verdict(tmp_path: Path) -> None:
     """The system short of memory, or a person, may kill a process: what it was asked is asked again, once."""
     with Verifier(kind=NASTY, timeout=5.0, workers=1) as verifier:
         assert verifier.score_many([("die once", str(tmp_path / "seen"))])[0].outcome == "correct"
-        os.kill(verifier._pool.pids()[0], signal.SIGKILL)
+        os.kill(pool_of(verifier).pids()[0], signal.SIGKILL)
         assert verifier.score_many([("right", "right")])[0].outcome == "correct"
 
 
@@ -283,20 +290,16 @@ def test_a_process_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) ->
     [
         (
             {"kind": "no.such.function"},
-            r"reward.kind must be math, an embedded task or a dotted path to a function, got 'no.such.function': No module named 'no'",
+            r"reward.kind must be math, an embedded task, a URL or a dotted path to a function, got 'no.such.function': No module named 'no'",
         ),
         (
             {"kind": "math.no"},
-            "reward.kind must be math, an embedded task or a dotted path to a function, got 'math.no': module 'math' has no attribute 'no'",
+            "reward.kind must be math, an embedded task, a URL or a dotted path to a function, got 'math.no': module 'math' has no attribute 'no'",
         ),
         ({"kind": "math.pi"}, "reward.kind must name a function, got 'math.pi' of type float"),
         (
-            {"kind": "tests.train.test_verify.too_late"},
-            "reward.kind must name an ordinary function, got 'tests.train.test_verify.too_late', which is async",
-        ),
-        (
-            {"kind": "tests.train.test_verify.alive"},
-            r"reward.kind must name a function of \(response_text, answer\), got .*: too many positional arguments",
+            {"kind": "tests.train.test_verify.test_countdown"},
+            r"reward.kind must name a function of \(response, answer\) or of names in its row, got .*, which takes none of them",
         ),
         ({"timeout": 0}, "timeout must be > 0 and finite, got 0"),
         ({"workers": 0}, "workers must be >= 1, got 0"),
@@ -326,3 +329,22 @@ def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "outcome"),
+    [
+        ("<|User|>1+1?<|Assistant|><think>\n", r"It may be \boxed{2}.", "no_answer"),
+        ("<|User|>1+1?<|Assistant|><think>\n", r"It may be \boxed{3}.</think> \boxed{2}", "correct"),
+        ("1+1? [THINK]", r"\boxed{2}", "no_answer"),
+        ("1+1? <|begin_of_thought|>\n\n", r"\boxed{2}", "no_answer"),
+        ("1+1?<think>\n\n</think>\n\n", r"\boxed{2}", "correct"),
+        ("Use <think> and </think>. 1+1?", r"\boxed{2}", "correct"),
+        ("Think between <think> and </think>, beginning with <think> 1+1?", r"\boxed{2}", "correct"),
+        ("I methink>", r"\boxed{2}", "correct"),
+        ("", r"\boxed{2}", "correct"),
+    ],
+)
+def test_thinking_that_the_prompt_has_opened_is_no_answer(prompt: str, response: str, outcome: str) -> None:
+    with Verifier(workers=1) as verifier:
+        assert verifier.score_many([(response, "2", prompt)])[0].outcome == outcome

@@ -1,0 +1,1 @@
+"""What a policy can do, measured on problems: estimates, folders, comparisons, grading again."""

@@ -1,0 +1,1 @@
+"""What a training step does with judged samples: credit, micro-batches, the loss, the optimizer updates."""

@@ -1,0 +1,46 @@
+"""The parser as those see it who read what a command or a function is applied to."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aer_train.verify.algebra.tokens import Token
+from aer_train.verify.algebra.tree import Node
+
+
+class Reader(Protocol):
+    """A position in a list of tokens, and what can be read from there; `parse.Parser` is one."""
+
+    tokens: list[Token]
+    position: int
+    bound: list[str]
+    in_angle: bool
+
+    @property
+    def next(self) -> Token: ...
+
+    def at(self, *texts: str) -> bool: ...
+
+    def take(self, *texts: str) -> Token | None: ...
+
+    def expect(self, text: str) -> None: ...
+
+    def expression(self) -> Node: ...
+
+    def product(self) -> Node: ...
+
+    def signed_factor(self) -> Node: ...
+
+    def starts_factor(self) -> bool: ...
+
+    def factor(self) -> Node: ...
+
+    def exponent(self) -> Node: ...
+
+    def atom(self) -> Node: ...
+
+    def closed(self, closing: str) -> Node: ...
+
+    def argument(self) -> Node: ...
+
+    def part(self, end: int) -> Node: ...

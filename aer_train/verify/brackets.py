@@ -1,0 +1,64 @@
+r"""Brackets in a cleaned text: splitting outside of all of them, and finding those around the whole."""
+
+from __future__ import annotations
+
+import re
+
+_OPEN, _CLOSE = "([{", ")]}"
+_PAIRS = ("()", "(]", "[)", "[]", "{}", "\\{\\}")
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Split at a separator outside all brackets; a command is not split off a longer one (\\cup, \\cupdot)."""
+    if separator not in text:
+        return [text.strip()]
+    parts, depth, start, position = [], 0, 0, 0
+    while position < len(text):
+        character = text[position]
+        if (
+            depth == 0
+            and text.startswith(separator, position)
+            and not (separator[0] == "\\" and text[position + len(separator) :][:1].isalpha())
+        ):
+            parts.append(text[start:position].strip())
+            position += len(separator)
+            start = position
+            continue
+        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
+            position += 1
+            character = text[position]
+        depth += (character in _OPEN) - (character in _CLOSE)
+        position += 1
+    parts.append(text[start:].strip())
+    return parts
+
+
+def divided(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Return the parts of a text and the separators between them, as re.split does, outside all brackets."""
+    found, start, depth, position = [], 0, 0, 0
+    for match in separator.finditer(text):
+        depth += sum((character in _OPEN) - (character in _CLOSE) for character in text[position : match.start()])
+        position = match.end()
+        if depth == 0:
+            found += [text[start : match.start()].strip(), match[0]]
+            start = match.end()
+    return [*found, text[start:].strip()]
+
+
+def enclosing(text: str) -> str:
+    r"""Return the brackets around the whole: (), (], [), [], {} or \{\}; empty when the first does not close at the end."""
+    opening, closing = ("\\{", "\\}") if text.startswith("\\{") and text.endswith("\\}") else (text[:1], text[-1:])
+    if opening + closing not in _PAIRS:
+        return ""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth == 0 and character in _CLOSE:
+            return opening + closing if position == len(text) - 1 else ""
+    return ""
+
+
+def inside(text: str, brackets: str) -> str:
+    """Return what these brackets around a text hold."""
+    width = len(brackets) // 2
+    return text[width:-width].strip()

@@ -1,0 +1,562 @@
+"""AER and other methods inside TRL's GRPOTrainer, against TRL itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("trl", reason="the trl extra is not installed")
+
+from trl import GRPOTrainer, RLOOTrainer
+from trl.kernels import ChunkedLogProbFunction
+from trl.trainer import utils as trl_utils
+
+from aer_kernels import BELOW_START, EntropyControlConfig, entropy_slopes
+from aer_kernels.integrations import trl as adapter
+from aer_kernels.integrations import trl_loss
+from aer_kernels.integrations.trl import AERGRPOTrainer, AERMixin
+from aer_kernels.methods import ForkingTokensConfig, PositiveAdvantageConfig, Stateless, TokenBatch, TokenTerms, method_class
+from tests.integrations.trl_setup import (
+    GROUP,
+    ROWS,
+    correct,
+    fixed_rollouts,
+    length,
+    logged,
+    make,
+    model,
+    pretend_vllm,
+    share_of_digits,
+    trained,
+    weights,
+)
+
+pytestmark = pytest.mark.slow
+
+FIXED = EntropyControlConfig(kind="fixed", coef=0.05, difficulty="uniform")
+ACTIVE = EntropyControlConfig(target=9.0, quantity="response", surplus=1.0)
+"""Far below its target: the coefficient moves at once. Needs the log-probs of the samples."""
+PLAIN = EntropyControlConfig(target=9.0)
+"""The same without a pass of its own."""
+TWICE = {"steps_per_generation": 2, "gradient_accumulation_steps": 1}
+"""Two optimizer steps on each batch of rollouts."""
+LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gspo"]
+
+
+def level(loss_type: str) -> dict[str, Any]:
+    """Options of a loss type; GSPO is grpo with ratios of whole responses."""
+    return {
+        "loss_type": "grpo" if loss_type == "gspo" else loss_type,
+        "importance_sampling_level": "sequence" if loss_type in ("luspo", "gspo") else "token",
+        "epsilon_high": 5.0 if loss_type == "cispo" else 0.2,
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_patched():
+    torch.set_num_threads(1)
+    before = trl_utils._ChunkedLogProbFunction
+    yield
+    assert trl_utils._ChunkedLogProbFunction is before
+
+
+@dataclass(frozen=True)
+class CustomConfig:
+    kind: str = "tests.integrations.test_trl.Custom"
+    weight: float | None = None
+    shift: float | None = None
+    entropy: float | None = None
+    divergence: float | None = None
+    clip: float | None = None
+    needs_entropy: bool = False
+
+
+class Custom(Stateless):
+    """The same terms for every token."""
+
+    Config = CustomConfig
+
+    def __init__(self, config: CustomConfig) -> None:
+        self.config, self.needs_entropy, self.seen = config, config.needs_entropy, list[Any]()
+
+    def terms(self, tokens: TokenBatch) -> TokenTerms:
+        self.seen.append(tokens)
+        values = {"weight": self.config.weight, "shift": self.config.shift, "entropy_coef": self.config.entropy}
+        values["divergence_coef"] = self.config.divergence
+        given = {name: torch.full_like(tokens.advantages, value) for name, value in values.items() if value is not None}
+        return TokenTerms(**given, clip_low=self.config.clip, clip_high=self.config.clip)
+
+    def update(self, measured: Any) -> None:
+        self.seen.append(measured)
+
+
+def one_loss(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """The gradients of a trainer's first loss at its log-probs and entropies, its mask, and its inputs."""
+    found: list[Any] = []
+    real = GRPOTrainer._compute_loss
+
+    def compute(self, model, inputs):
+        passes = []
+        make_pass = self._get_per_token_logps_and_entropies
+
+        def kept(*args, **kwargs):
+            passes.append(make_pass(*args, **kwargs))
+            return passes[-1]
+
+        self._get_per_token_logps_and_entropies = kept
+        try:
+            loss = real(self, model, inputs)
+        finally:
+            del self._get_per_token_logps_and_entropies
+        found.append((passes[0], inputs))
+        return loss
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", compute)
+    whole = type(trainer).compute_loss
+
+    def differentiated(self, model, inputs, **kwargs):
+        loss = whole(self, model, inputs, **kwargs)
+        (logprobs, entropy, _), _ = found[0]
+        found.append(torch.autograd.grad(loss, [logprobs, entropy], retain_graph=True, allow_unused=True))
+        return loss
+
+    monkeypatch.setattr(type(trainer), "compute_loss", differentiated)
+    trainer.train()
+    monkeypatch.undo()
+    (_, inputs), (by_logprob, by_entropy) = found[0], found[1]
+    return by_logprob, by_entropy, trl_loss.loss_mask(inputs), inputs
+
+
+# equal to TRL where it must be
+
+
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+def test_a_fixed_coefficient_is_trls_own_bit_for_bit(tmp_path: Path, loss_type: str) -> None:
+    theirs = trained(tmp_path, cls=GRPOTrainer, entropy_coef=FIXED.coef, loss_type=loss_type, steps=6)
+    ours = trained(tmp_path, options={"entropy": FIXED}, loss_type=loss_type, steps=6)
+    assert torch.equal(weights(theirs), weights(ours))
+    assert not torch.equal(weights(ours), weights(trained(tmp_path, cls=GRPOTrainer, loss_type=loss_type, steps=6)))
+
+
+NEUTRAL = CustomConfig(weight=1.0, shift=0.0, entropy=0.0, divergence=0.0, clip=0.2, needs_entropy=True)
+
+
+@pytest.mark.parametrize("options", [{"entropy": EntropyControlConfig(kind="off")}, {"method": NEUTRAL}, {"method": CustomConfig()}])
+def test_what_is_neutral_is_plain_grpo_bit_for_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"num_iterations": 2, "beta": 0.04, "top_entropy_quantile": 0.5}
+    plain = trained(tmp_path, cls=GRPOTrainer, **changes)
+    assert torch.equal(weights(plain), weights(trained(tmp_path, options=options, **changes)))
+
+
+# the loss
+
+
+def test_the_example_of_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of docs/methods.md, given to the trainer as the page says."""
+    codes = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(), re.DOTALL)
+    (tmp_path / "my_module.py").write_text(next(code for code in codes if code.startswith("# my_module.py")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    base = make(tmp_path / "run")
+    scope = {"model": model(), "accuracy_reward": correct, "args": base.args, "dataset": base.train_dataset}
+    exec(next(code for code in codes if code.startswith("# in TRL\n")), scope)
+    share, expected = 0.0, []
+    for entropy in logged(scope["trainer"], "entropy"):
+        share = max(0.0, share + (0.05 if entropy < 0.25 else -0.05))
+        expected.append(share)
+    assert len(expected) == 3 and scope["trainer"].method.status()["share"] == pytest.approx(expected[-1]) and expected[-1] > 0
+    assert logged(scope["trainer"], "aer/controlled") == pytest.approx(logged(scope["trainer"], "entropy"), rel=1e-3)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_every_loss_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss_type: str) -> None:
+    """TRL's own aggregation is what `aggregation` says; the bonus is the mean over the step's tokens, whatever the loss type."""
+    options = {"entropy": FIXED, "rollout_func": fixed_rollouts()}
+    trainer = make(tmp_path, steps=1, reward=share_of_digits, options=options, **level(loss_type))
+    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
+    tokens = mask.sum()
+    assert len(set(mask.sum(1).tolist())) > 1, "responses of several lengths"
+    n = trl_loss.aggregation(trainer, mask, tokens)
+    torch.testing.assert_close(by_logprob, -n * inputs["advantages"][:, None] * mask, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / tokens)
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_the_slopes_are_those_of_trls_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss_type: str) -> None:
+    """What kind balance is told: first-order changes of the entropy by TRL's own gradient, whatever the loss type."""
+    found = []
+    real = trl_loss.slopes
+    monkeypatch.setattr(trl_loss, "slopes", lambda *args: found.append((real(*args), *args)) or found[-1][0])
+    options = {"entropy": EntropyControlConfig(kind="balance", target=9.0), "rollout_func": fixed_rollouts()}
+    trainer = trained(tmp_path, reward=share_of_digits, options=options, num_iterations=2, steps=4, **level(loss_type))
+    assert len(found) == 4 and trainer.method.state_dict()["updates"] == 2
+    for number, (slopes, _, _, inputs, logprobs, entropy) in enumerate(found):
+        mask, tokens = trl_loss.loss_mask(inputs), trl_loss.step_tokens(trainer, inputs)
+        advantages = inputs["advantages"][:, None] * trl_loss.aggregation(trainer, mask, tokens) * tokens
+        weights = inputs["aer_coef"] * (logprobs - inputs["old_per_token_logps"]).exp()
+        expected = entropy_slopes(logprobs, entropy, advantages=advantages, weights=weights, loss_mask=mask)
+        torch.testing.assert_close(slopes.bonus, expected.bonus)
+        if number % 2 == 0:  # the policy has not moved since it sampled: ratios are 1
+            torch.testing.assert_close(slopes.policy, expected.policy, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_and_shift_act_on_the_advantages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"method": CustomConfig(weight=0.5, shift=0.25), "rollout_func": fixed_rollouts()}
+    trainer = make(tmp_path, steps=1, reward=share_of_digits, options=options)
+    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
+    batch = trainer.method.seen[0]
+    assert by_entropy is None
+    flat = inputs["advantages"][mask.bool()]
+    torch.testing.assert_close(flat.sort().values, 0.5 * (batch.advantages + 0.25).sort().values)
+    torch.testing.assert_close(by_logprob, -inputs["advantages"] * mask / mask.sum(), rtol=1e-5, atol=1e-9)
+
+
+def test_divergence_and_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a policy that has moved: |k1| pulls each token back, with TRL's aggregation; bounds of 0 clip what moved the right way."""
+    for coef, clip in ((3.0, None), (None, 0.0)):
+        config = CustomConfig(divergence=coef, clip=clip)
+        losses, seen = [], []
+        real, added = GRPOTrainer._compute_loss, trl_loss.added
+
+        def compute(self, model, inputs, real=real, seen=seen):
+            seen.append((self.epsilon_low, self.epsilon_high))
+            return real(self, model, inputs)
+
+        def watched(trainer, loss, scale, inputs, logprobs, entropy, added=added, losses=losses):
+            found = added(trainer, loss, scale, inputs, logprobs, entropy)
+            mask = trl_loss.loss_mask(inputs)
+            losses.append((found - loss, ((logprobs - inputs["old_per_token_logps"]).abs() * mask).sum(1), mask.sum(1)))
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(GRPOTrainer, "_compute_loss", compute)
+            patch.setattr(trl_loss, "added", watched)
+            trainer = trained(tmp_path, steps=4, options={"method": config}, loss_type="grpo", num_iterations=4)
+        assert seen == [(0.2, 0.2) if clip is None else (clip, clip)] * 4 and (trainer.epsilon_low, trainer.epsilon_high) == (0.2, 0.2)
+        for found, distance, count in losses:
+            expected = 0.0 if coef is None else coef * (distance / count.clamp(min=1)).mean()
+            torch.testing.assert_close(found, torch.as_tensor(expected).expand_as(found))
+        assert losses[0][1].sum() == 0 < losses[-1][1].sum()
+
+
+def test_the_bonus_is_not_weighed_by_importance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With vLLM's log-probs: the policy term has TRL's importance weights, the bonus and what is held have not; surplus needs no pass."""
+    options = {"entropy": FIXED, "rollout_func": fixed_rollouts(with_logprobs=True)}
+    trainer = pretend_vllm(make(tmp_path, steps=1, reward=share_of_digits, options=options))
+    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
+    ratio = inputs["importance_sampling_ratio"]
+    assert not torch.allclose(ratio, torch.ones_like(ratio))
+    torch.testing.assert_close(by_logprob, -(ratio * inputs["advantages"][:, None] * mask) / mask.sum(), rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / mask.sum())
+    passes = []
+    real = GRPOTrainer._get_per_token_logps_and_entropies
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self, *a, **k: passes.append(1) or real(self, *a, **k))
+    options["entropy"] = ACTIVE
+    trainer = pretend_vllm(make(tmp_path, steps=2, reward=share_of_digits, options=options))
+    trainer.train()
+    assert len(passes) == 4 and logged(trainer, "aer/coef")[1] > 0, "the pass for the old log-probs, and the loss's"
+    trainer = pretend_vllm(make(tmp_path, steps=2, reward=share_of_digits, options=options, vllm_importance_sampling_correction=False))
+    trainer.train()
+    assert len(passes) == 6 and logged(trainer, "aer/coef")[1] > 0, "the loss's alone"
+
+
+# one update a batch of rollouts, whatever the cuts
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"entropy": ACTIVE},
+        {"entropy": EntropyControlConfig(target=9.0, held="difficult")},
+        {"entropy": EntropyControlConfig(kind="balance", target=9.0)},
+        {"method": PositiveAdvantageConfig(target=9.0, start=0.5)},
+        {"method": ForkingTokensConfig(share=0.3)},
+    ],
+)
+def test_micro_batches_change_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"reward": share_of_digits, "options": options | {"rollout_func": fixed_rollouts()}}
+    whole = trained(tmp_path, **changes)
+    cut = trained(tmp_path, per_device_train_batch_size=ROWS // 4, gradient_accumulation_steps=4, **changes)
+    torch.testing.assert_close(weights(whole), weights(cut), rtol=0, atol=3e-5)
+    for name in [name for name in whole.state.log_history[0] if name.startswith("aer/")]:
+        assert logged(cut, name) == pytest.approx(logged(whole, name), rel=1e-4, nan_ok=True), name
+
+
+@pytest.mark.parametrize("entropy", [ACTIVE, PLAIN])
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ({}, 4),
+        (TWICE, 2),
+        ({"num_iterations": 2}, 2),
+        ({"num_iterations": 2, "beta": 0.04, **TWICE}, 1),
+        ({"steps_per_generation": 1, "gradient_accumulation_steps": 2}, 4),
+    ],
+)
+def test_one_update_a_batch_of_rollouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entropy: EntropyControlConfig, changes: dict[str, Any], updates: int
+) -> None:
+    """Every token counts once, with the entropy of the policy that sampled it, however often the policy moves on those samples."""
+    passes, measured = [], []
+    trainer = make(tmp_path, steps=4, options={"entropy": entropy}, **changes)
+    real = trainer._generate_and_score_completions
+
+    def generate(inputs):
+        out = real(inputs)
+        ids, mask = (torch.cat([out[f"prompt_{x}"], out[f"completion_{x}"]], 1) for x in ("ids", "mask"))
+        with torch.no_grad():
+            width = out["completion_ids"].shape[1]
+            found = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, width, compute_entropy=True)
+        passes.append((float((found[1] * out["completion_mask"]).sum()), int(out["completion_mask"].sum())))
+        return out
+
+    monkeypatch.setattr(trainer, "_generate_and_score_completions", generate)
+    update = trainer.method.update
+    monkeypatch.setattr(trainer.method, "update", lambda found: measured.append(found) or update(found))
+    trainer.train()
+    assert len(measured) == updates == trainer.method.state_dict()["updates"]
+    each = len(passes) // updates
+    for number, found in enumerate(measured):
+        part = passes[number * each : (number + 1) * each]
+        assert found.tokens == sum(count for _, count in part)
+        assert found.entropy == pytest.approx(sum(total for total, _ in part), rel=1e-4)
+        assert found.unsolved is not None and found.responses == len(part) * ROWS * trainer.args.steps_per_generation
+
+
+def test_two_ranks_are_one(tmp_path: Path) -> None:
+    from tests.ranks import spawn
+
+    one = trained(tmp_path, per_device_train_batch_size=ROWS, **RANKS)
+    (tmp_path / "ranks").mkdir()
+    ranks = spawn(on_a_rank, 2, tmp_path / "ranks", str(tmp_path))
+    for found, state, logs in ranks:
+        torch.testing.assert_close(found, weights(one), rtol=0, atol=3e-5)
+        assert state == ranks[0][1] and logs == pytest.approx(logged(one, "aer/coef"), rel=1e-4)
+    assert logged(one, "aer/coef")[-1] > 0
+
+
+RANKS: dict[str, Any] = {"reward": share_of_digits, "options": {"entropy": ACTIVE, "rollout_func": fixed_rollouts()}}
+
+
+def on_a_rank(folder: str) -> tuple[torch.Tensor, dict[str, Any], list[float]]:
+    trainer = trained(Path(folder) / "out", per_device_train_batch_size=ROWS // 2, **RANKS)
+    assert trainer.accelerator.num_processes == 2
+    return weights(trainer), trainer.method.state_dict(), logged(trainer, "aer/coef")
+
+
+def test_evaluation_changes_nothing(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"reward": share_of_digits, "options": {"entropy": ACTIVE, "rollout_func": fixed_rollouts()}}
+    plain = trained(tmp_path, **changes)
+    watched = trained(tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=GROUP, **changes)
+    assert len(logged(watched, "eval_reward")) == 3
+    torch.testing.assert_close(weights(plain), weights(watched), rtol=0, atol=1e-5)  # evaluation moves the order in which TRL shuffles
+    assert watched.method.state_dict()["updates"] == plain.method.state_dict()["updates"] == 3
+    state, terms = watched.method.state_dict(), watched._aer_terms
+    watched.evaluate()
+    assert watched.method.state_dict() == state and watched._aer_terms is terms
+
+
+@pytest.mark.parametrize("entropy", [ACTIVE, EntropyControlConfig(target=9.0, tau_end=0.5)])
+def test_resumed_is_uninterrupted(tmp_path: Path, entropy: EntropyControlConfig) -> None:
+    whole = trained(tmp_path / "whole", steps=6, options={"entropy": entropy})
+    first = make(tmp_path / "half", steps=6, options={"entropy": entropy}, save_strategy="steps", save_steps=3)
+    first.train()
+    shutil.rmtree(tmp_path / "half" / "checkpoint-6")
+    second = make(tmp_path / "half", steps=6, options={"entropy": entropy})
+    second.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
+    assert torch.equal(weights(whole), weights(second))
+    assert second.method.state_dict() == whole.method.state_dict() and whole.method.state_dict()["updates"] == 6
+    (tmp_path / "half" / "checkpoint-3" / adapter.STATE).unlink()
+    with pytest.raises(ValueError, match="resume_from_checkpoint must be a checkpoint of this method"):
+        make(tmp_path / "half", steps=6, options={"entropy": entropy}).train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
+
+
+# what counts
+
+
+def test_masked_tokens_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens that a tool wrote: no bonus, not held, not in the method's batch."""
+    masked = fixed_rollouts(env_mask=lambda response: [0] + [1] * (len(response) - 1))
+    trainer = make(tmp_path, steps=1, reward=share_of_digits, options={"entropy": FIXED, "rollout_func": masked})
+    _, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
+    assert mask[:, 0].sum() == 0 < mask.sum() < inputs["completion_mask"].sum()
+    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / mask.sum())
+    trainer = trained(tmp_path, steps=1, reward=share_of_digits, options={"method": CustomConfig(), "rollout_func": masked})
+    batch, measured = trainer.method.seen
+    assert measured.tokens == len(batch.logprobs) == mask.sum() and int(batch.position.min()) == 1
+
+
+def test_truncated_responses_do_not_count(tmp_path: Path) -> None:
+    """No response of the fixed rollouts ends: the coefficient of an empty batch stays, and no number is NaN."""
+    options = {"entropy": ACTIVE, "rollout_func": fixed_rollouts()}
+    trainer = trained(tmp_path, reward=share_of_digits, options=options, mask_truncated_completions=True)
+    assert trainer.method.state_dict()["updates"] == 0 and logged(trainer, "aer/coef") == [0.0] * 3
+    assert bool(weights(trainer).isfinite().all())
+
+
+def test_the_quantile_masks_the_policy_term_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"entropy": FIXED, "rollout_func": fixed_rollouts()}
+    trainer = make(tmp_path, steps=1, reward=share_of_digits, options=options, top_entropy_quantile=0.25)
+    by_logprob, by_entropy, mask, _ = one_loss(trainer, monkeypatch)
+    assert 0 < (by_logprob != 0).sum() < mask.sum() / 2
+    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / mask.sum())
+
+
+@pytest.mark.parametrize("accuracy", ["correct", lambda rewards: rewards[:, 1]])
+def test_accuracy_is_one_of_several_rewards(tmp_path: Path, accuracy: Any) -> None:
+    options = {"method": CustomConfig(), "accuracy": accuracy}
+    trainer = trained(tmp_path, steps=1, reward=[length, correct], options=options)
+    batch, measured = trainer.method.seen
+    assert batch.accuracy.mean() == pytest.approx(logged(trainer, "rewards/correct/mean")[0])
+    assert measured.unsolved == pytest.approx(float((batch.accuracy == 0).float().mean()))
+
+
+def test_what_cannot_be_scored_is_left_out(tmp_path: Path) -> None:
+    """A response without a reward is not in the mean; a prompt without any is not in the batch, and gets no bonus."""
+
+    def reward(prompts: list[str], **_: Any) -> list[float | None]:
+        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        return [None if place[prompt] == 1 or (place[prompt] == 2 and i % GROUP == 0) else float(i % 2) for i, prompt in enumerate(prompts)]
+
+    trainer = trained(tmp_path, steps=1, reward=reward, options={"method": CustomConfig(entropy=1.0)})
+    batch, measured = trainer.method.seen
+    assert batch.accuracy.tolist() == pytest.approx([0.5, 2 / 3, 0.5])
+    inputs = trainer._buffered_inputs[0]
+    left_out = inputs["aer_coef"].sum(1) == 0
+    assert left_out.sum() == GROUP and measured.responses == ROWS - GROUP
+    assert measured.tokens == len(batch.logprobs) == inputs["completion_mask"][~left_out].sum()
+
+
+# options
+
+
+def test_the_default_does_not_explore(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = trained(tmp_path)
+    assert trainer.method.controller.config == replace(BELOW_START, updates=3) and "BELOW_START" in caplog.text
+    assert logged(trainer, "aer/coef") == [0.0] * 3
+    assert logged(trainer, "aer/target") == pytest.approx([0.4 * trainer.method.controller.initial_entropy] * 3)
+    assert torch.equal(weights(trainer), weights(trained(tmp_path, cls=GRPOTrainer)))
+
+
+def test_a_schedule_is_told_how_many_updates_there_are(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, steps=4, options={"entropy": EntropyControlConfig(tau=1.2, tau_end=0.6, hold=0.0)}, **TWICE)
+    assert trainer.method.controller.config.updates == 2
+    assert logged(trainer, "aer/target")[-1] == pytest.approx(0.6 * trainer.method.controller.initial_entropy)
+
+
+def test_lora_and_the_head_of_aer(tmp_path: Path) -> None:
+    """Only the adapter moves, and both heads train the same."""
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    found = {}
+    for head in ("trl", "aer"):
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=True)
+        options = {"entropy": ACTIVE, "head": head, "peft_config": config, "rollout_func": fixed_rollouts()}
+        torch.manual_seed(0)
+        trainer = trained(tmp_path, reward=share_of_digits, options=options, beta=0.04)
+        found[head] = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
+        assert logged(trainer, "aer/coef")[-1] > 0
+    torch.testing.assert_close(found["trl"], found["aer"], rtol=0, atol=1e-5)
+
+
+def test_a_trainer_of_ones_own(tmp_path: Path) -> None:
+    class Mine(GRPOTrainer):
+        def _compute_loss(self, model, inputs):
+            return 2.0 * super()._compute_loss(model, inputs)
+
+    class Both(AERMixin, Mine):
+        pass
+
+    class Silent(AERMixin, GRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            return GRPOTrainer._get_per_token_logps_and_entropies(self, *args, **kwargs)
+
+    assert logged(trained(tmp_path, cls=Both, options={"entropy": ACTIVE}), "aer/coef")[-1] > 0
+    with pytest.raises(ValueError, match="must stand before a trainer whose loss makes TRL's pass, got Silent"):
+        trained(tmp_path, cls=Silent, options={"entropy": FIXED})
+
+
+REFUSED = [
+    ({"entropy": FIXED}, {"entropy_coef": 0.1}, "entropy_coef must be 0"),
+    ({"entropy": FIXED}, {"use_adaptive_entropy": True}, "entropy_coef must be 0"),
+    ({"entropy": FIXED, "method": ForkingTokensConfig()}, {}, "entropy must be None where method is given"),
+    ({"entropy": FIXED}, {"reward": [length, correct]}, r"accuracy must name one of several reward functions \(length, correct\)"),
+    ({"entropy": FIXED, "accuracy": "corect"}, {}, "accuracy must name one of the reward functions"),
+    ({"entropy": FIXED, "head": "fused"}, {}, "head must be 'trl' or 'aer'"),
+    ({"method": CustomConfig(kind="nothing")}, {}, "kind must be one of"),
+    ({"method": method_class("kl_cov").Config()}, {}, "KLCov must have more than one update on each batch"),
+    ({"method": method_class("siren").Config()}, {}, "method must need what this trainer has, got SIREN, which needs kept_entropy"),
+    ({"method": method_class("ares").Config()}, {}, "method must leave rewards to TRL's reward functions, got Ares"),
+]
+
+
+@pytest.mark.parametrize(("options", "changes", "message"), REFUSED)
+def test_refused_at_the_start(tmp_path: Path, options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, options=options, **changes)
+
+
+REFUSED_LATER = [
+    (
+        {"entropy": FIXED},
+        {"reward": length},
+        r"accuracy must lie in \[0, 1\], got \d from reward function 'length': name another reward with accuracy=",
+    ),
+    ({"entropy": FIXED, "accuracy": lambda rewards: rewards[:, 0] - 1.0}, {}, r"accuracy must lie in \[0, 1\], got -1 from accuracy="),
+    ({"entropy": FIXED, "accuracy": lambda rewards: rewards}, {}, r"accuracy must return shape \(16,\), got \(16, 1\)"),
+    ({"method": CustomConfig(weight=0.5)}, {"importance_sampling_level": "sequence"}, "importance_sampling_level must be 'token'"),
+    ({"method": CustomConfig(clip=0.1)}, {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2}, "loss_type must be one of"),
+    ({"method": CustomConfig(weight=-1.0)}, {}, "weight must be >= 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "changes", "message"), REFUSED_LATER)
+def test_refused_before_the_first_update(tmp_path: Path, options: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    trainer = make(tmp_path, options=options, **changes)
+    before = weights(trainer)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert torch.equal(before, weights(trainer))
+
+
+def test_nothing_stays_changed_after_an_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's loss fails inside the method's bounds and under the head of AER: both are as before."""
+
+    def fails(self, *args, **kwargs):
+        raise RuntimeError("of the user's own")
+
+    monkeypatch.setattr(GRPOTrainer, "get_high_entropy_mask", fails)
+    trainer = make(tmp_path, options={"method": CustomConfig(clip=0.1), "head": "aer"}, top_entropy_quantile=0.5, num_iterations=2)
+    with pytest.raises(RuntimeError, match="of the user's own"):
+        trainer.train()
+    assert (trainer.epsilon_low, trainer.epsilon_high) == (0.2, 0.2)
+    assert trl_utils._ChunkedLogProbFunction is ChunkedLogProbFunction
+
+
+def test_types_and_other_trainers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="entropy must be an EntropyControlConfig, got ForkingTokensConfig"):
+        make(tmp_path, options={"entropy": ForkingTokensConfig()})
+    with pytest.raises(TypeError, match="method must be the configuration of a method, got str"):
+        make(tmp_path, options={"method": "aer"})
+    with pytest.raises(TypeError, match=r"accuracy must return a tensor of shape \(16,\), got list"):
+        trained(tmp_path, options={"entropy": FIXED, "accuracy": lambda rewards: rewards[:, 0].tolist()})
+    with pytest.raises(TypeError, match="AERMixin must stand before GRPOTrainer among the bases of a class, got Late"):
+        type("Late", (GRPOTrainer, AERMixin), {})
+    with pytest.raises(TypeError, match="AERMixin must stand before a GRPOTrainer, got RLOO, which is none"):
+        make(tmp_path, cls=type("RLOO", (AERMixin, RLOOTrainer), {}), options={"entropy": FIXED})
+    with pytest.raises(ValueError, match="got Unsloth's"):
+        make(tmp_path, cls=type("UnslothGRPOTrainer", (AERGRPOTrainer,), {}), options={"entropy": FIXED})
+
+
+def test_the_state_is_readable(tmp_path: Path) -> None:
+    trained(tmp_path, options={"entropy": ACTIVE}, save_strategy="steps", save_steps=3)
+    state = json.loads((tmp_path / "checkpoint-3" / adapter.STATE).read_text())
+    assert state["kind"] == "aer" and state["updates"] == 3 and math.isfinite(state["coef"])
