@@ -8,28 +8,37 @@ from typing import Any
 
 import torch
 
-from aer_train.record import write_atomic
+from aer_train.run.files import write_atomic
 from benchmarks import environment
-from study.config import Matrix, Study
+from study.config import Job, Matrix, Study
 from study.policies import REPORT, policy_folder
 
 CONDITIONS = "conditions.json"
 
 
 def write_conditions(study: Study, matrix: Matrix, cache: Path, out: Path) -> None:
-    """Write out/CONDITIONS, before the first run, when the policies are made: a matrix that goes on keeps what it began with.
+    """Write out/CONDITIONS, before the first run, when the policies are made: a matrix that goes on keeps what it began with, and adds the
+    policies of settings that are new.
 
     Raises:
         ValueError - `out` was begun from a policy that does something else at the start.
     """
-    names = dict.fromkeys(job.setting for job in matrix.jobs)
-    policies = {name: json.loads((policy_folder(cache, study.tasks[name]) / REPORT).read_text(encoding="utf-8")) for name in names}
+    folders = {_name(study, job): policy_folder(cache, study.setting_of(job)) for job in matrix.jobs}
+    policies = {name: json.loads((folder / REPORT).read_text(encoding="utf-8")) for name, folder in folders.items()}
     if (out / CONDITIONS).exists():
-        _check_policies(json.loads((out / CONDITIONS).read_text(encoding="utf-8"))["policies"], policies, out)
-        return
-    here = environment.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | {"threads": 1}
+        conditions = json.loads((out / CONDITIONS).read_text(encoding="utf-8"))
+        _check_policies(conditions["policies"], policies, out)
+    else:
+        here = environment.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | {"threads": 1}
+        conditions = {"environment": here, "policies": {}}
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / CONDITIONS, json.dumps({"environment": here, "policies": policies}, indent=1))
+    write_atomic(out / CONDITIONS, json.dumps(conditions | {"policies": conditions["policies"] | policies}, indent=1))
+
+
+def _name(study: Study, job: Job) -> str:
+    """Return the name of a run's policy: that of its setting, and its seed where every seed has one of its own."""
+    own = study.setting_of(job) is not study.settings[job.setting]
+    return f"{job.setting}, seed {job.seed}" if own else job.setting
 
 
 def _check_policies(begun: dict[str, Any], policies: dict[str, Any], out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aer_train.band import StepResponse, step_response
+from aer_train.monitor.band import StepResponse, step_response
 from study.records import Record
 
 OVERSHOOT = 1.5
@@ -24,7 +24,12 @@ def has_target(record: Record) -> bool:
 
 def response_of(record: Record, phase: slice = slice(None)) -> StepResponse:
     """Return the step response of a run to its own target, over all or some of its steps. A run that diverged holds nothing."""
-    found = step_response(record["curves"]["controlled"][phase], record["curves"]["target"][phase])
+    return response_to(record, record, "controlled", phase)
+
+
+def response_to(record: Record, other: Record, curve: str, phase: slice = slice(None)) -> StepResponse:
+    """Return the same for a curve of a run and the target of another run."""
+    found = step_response(record["curves"][curve][phase], other["curves"]["target"][phase])
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)
 
 

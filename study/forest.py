@@ -1,4 +1,4 @@
-"""Differences between methods with their 95 % intervals, for those who would rather look than read."""
+"""Differences between methods with their 95 % intervals, drawn: over runs in the row of a place, over places in others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aer_train.report.plots import COLORS
-from study.places import SHOWN
+from study.intervals import difference
+from study.measures import SHOWN, measured
 from study.records import Record, by_place
-from study.tables import difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ class Contrast:
 def by_places(records: Sequence[Record], ours: str, others: Sequence[str]) -> list[Contrast]:
     """One row a place and one for all, one series for each of the others."""
     places = by_place(records)
-    rows = [*places.items(), (f"all {len(places)} places", records)]
+    rows = [*places.items(), (f"all {len(places)} settings", records)]
     return [Contrast(row, f"{ours} - {other}", members, ours, other) for row, members in rows for other in others]
 
 
@@ -41,7 +41,7 @@ def by_methods(records: Sequence[Record], ours: str) -> list[Contrast]:
     return [Contrast(method, f"{ours} - what the row names", records, ours, method) for method in methods if method != ours]
 
 
-def draw(contrasts: Sequence[Contrast], split: str, path: Path) -> None:
+def save_forest(contrasts: Sequence[Contrast], split: str, path: Path) -> None:
     """Draw a panel a measure; the series of a row lie below each other."""
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def _panel(axes: Axes, contrasts: Sequence[Contrast], rows: list[str], split: st
     names = list(dict.fromkeys(contrast.series for contrast in contrasts))
     for index, series in enumerate(names):
         members = [contrast for contrast in contrasts if contrast.series == series]
-        values = [difference(one.records, split, name, one.ours, one.theirs) for one in members]
+        values = [difference(one.records, measured(split, name), one.ours, one.theirs) for one in members]
         heights = [rows.index(one.row) + 0.6 * ((index + 0.5) / len(names) - 0.5) for one in members]
         means, widths = [value.mean for value in values], [value.half_width for value in values]
         axes.errorbar(means, heights, xerr=widths, fmt="o", markersize=4, capsize=2, color=COLORS[index], label=series)

@@ -18,16 +18,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aer_train.config import TrainConfig
-from aer_train.record import write_atomic
+from aer_train.config.tree import TrainConfig
+from aer_train.run.files import write_atomic
+from aer_train.tasks import PREFIX
 from aer_train.trainer import train
 from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
-from study.held_out import Counts, right_samples
+from study.evaluate import Counts, right_samples
+from study.options import check_options, options_of, options_path
 from study.policies import policy_folder, prepare
 from study.reach import Reach, reach
+from study.real.policy import write_training
 from study.records import DONE, summarize
-from study.settings import check_settings, settings_of, settings_path
 
 NICE = 5
 """Added to the niceness of the workers: a study takes what the machine has to spare."""
@@ -40,12 +42,11 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
         cache: folder of the warm-started policies; missing ones are made first.
         workers: processes, one thread each.
     Raises:
-        ValueError - `out` holds a run of a job that was begun with other settings.
+        ValueError - `out` holds a run of a job that was begun with other options.
     """
-    settings = {job.setting: study.tasks[job.setting] for job in matrix.jobs}
-    configs = {job: study.train_config(matrix, job, out / job.folder, policy_folder(cache, settings[job.setting])) for job in matrix.jobs}
+    configs = {job: study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.setting_of(job))) for job in matrix.jobs}
     for job, config in configs.items():
-        check_settings(out / job.folder, settings_of(config, matrix))
+        check_options(out / job.folder, options_of(config, matrix))
     waiting = [job for job in matrix.jobs if not (out / job.folder / DONE).exists()]
     failed: list[Job] = []
     if not waiting:
@@ -54,7 +55,7 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     context = multiprocessing.get_context("spawn")
     console = Console(highlight=False)
     with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
-        policies = {policy_folder(cache, setting): setting for setting in settings.values()}  # settings may share one
+        policies = {policy_folder(cache, study.setting_of(job)): study.setting_of(job) for job in matrix.jobs}  # settings may share one
         for policy in [pool.submit(prepare, cache, setting) for setting in policies.values()]:
             policy.result()
         write_conditions(study, matrix, cache, out)
@@ -77,13 +78,16 @@ def run_job(job: Job, config: TrainConfig, matrix: Matrix) -> None:
 
     The last step is what counts: there is no selection of a checkpoint. A run that diverges (loss or logits are not finite) is a result.
     """
-    run, started = Path(config.run.out), time.monotonic()
+    run, started, cpu = Path(config.run.out), time.monotonic(), time.process_time()
     run.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(settings_path(run), json.dumps(settings_of(config, matrix), indent=1))
+    write_atomic(options_path(run), json.dumps(options_of(config, matrix), indent=1))
     with open(f"{run}.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        diverged, right, reached = None, dict[str, Counts](), dict[int, Reach]()
+        diverged, right, reached, resumed = None, dict[str, Counts](), dict[int, Reach](), run.exists()
         try:
-            train(config, resume=run.exists())
+            if not config.data.train.startswith(PREFIX):
+                write_training(Path(config.data.train), job.hard_share)
+            train(config, resume=resumed)
+            cpu = time.process_time() - cpu
             right = {split: right_samples(run, config, split, matrix.samples, matrix.eval_limit) for split in matrix.splits}
             reached = {step: reach(run, config, step) for step in matrix.probes}
         except FloatingPointError as error:
@@ -94,6 +98,8 @@ def run_job(job: Job, config: TrainConfig, matrix: Matrix) -> None:
         record = summarize(job, run, right, matrix.samples, diverged) | {"seconds": round(time.monotonic() - started, 1)}
         if reached:
             record["reach"] = reached
+        if diverged is None and not resumed:
+            record["training_cpu"] = round(cpu, 1)
         write_atomic(run / DONE, json.dumps(record))
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
 

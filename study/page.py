@@ -1,8 +1,8 @@
-"""docs/study.md and docs/study_tables.md: prose by hand, tables and figures from the committed records.
+"""docs/study.md, study_tables.md, study_methods.md and real_model.md: prose by hand, tables and figures from the committed records.
 
 A table stands between `<!-- table: MATRIX KIND [SETTING] [lrSCALE] -->` and `<!-- end -->`; `python -m study page` writes it anew. It shows
 the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so (or so, as in
-`countdown+worked`), with SCALE those at that learning rate.
+`countdown+worked`), with SCALE those at that learning rate. `<!-- table: claims NAME -->` is a list of differences (`study.claims`).
 """
 
 from __future__ import annotations
@@ -12,37 +12,35 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from study import forest, plots
+from study import forest, plots, rivals
+from study.chance import chance_table
+from study.claims import ALL_KINDS, CLOCK, NINE, TWELVE, UNSEEN, Runs, Where, claims_table
 from study.conditions import start_table
 from study.control import has_target
+from study.dots import save_dots
 from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
+from study.real.results import real_table, save_training
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 from study.tiers import tier_table
+from study.verdicts import save_verdicts
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "docs" / "study.md", ROOT / "docs" / "study_tables.md")
+PAGES = tuple(ROOT / "docs" / name for name in ("study.md", "study_tables.md", "study_methods.md", "real_model.md"))
 RESULTS = ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
-MAIN = ("compare", "robust", "advantage")
-"""The matrices in which each component is taken out."""
-
 PARTS = "aer_"
-"""How the names of AER in other forms than the full one begin."""
+"""How the names of AER in other forms than AER-full begin."""
 
-PRESETS_FORM, BESIDE = "aer_uniform_clock", ("grpo", "fixed03", "fixed10")
-"""AER as the presets of the trainer have it, and what ran beside it."""
+RIVALS = Where("every method beside AER", "methods")
 
-PRESETS_PLACES = ("allocation", "robust_again", "advantage_again")
-"""The matrices whose places it was run at with every one of them."""
+BESIDE = ("grpo", "fixed03", "fixed10")
+"""What AER is drawn beside."""
 
-UNSEEN = ("mixes", "fresh", "large")
-"""Those on whose places nothing was chosen."""
-
-KINDS = ("kinds", "allocation", "kinds_again")
-"""Those with places whose tiers are of different kinds: the settings that begin with "mixed"."""
+DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", CLOCK: "AER"}
+"""The panels of the figure that the page opens with."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -51,70 +49,90 @@ def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, held (the same without a row for each setting), outcomes, generalization, tiers, reach, places_METHOD (beside plain
-            GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed coefficient that is best at each place), against_METHOD, or
-            against_fixed. The best fixed coefficient is so on validation, at the places that all of them share.
+        kind: control, held (the same without a row for each place), outcomes, validation (the same on those prompts), generalization,
+            tiers, reach, rivals, tuning, places_METHOD (beside plain GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed
+            coefficient that is best at each place),
+            chance_METHOD (what others hold of its target), against_METHOD, or against_fixed. The best fixed coefficient is so on
+            validation, at the places that all of them share.
     """
     if kind in ("control", "held"):
-        return control_table(records, by_setting=kind == "control")
+        return control_table(records, places=kind == "control")
     if kind == "outcomes":
         return outcome_table(records, "test")
+    if kind == "validation":
+        return outcome_table(records, "validation")
     if kind == "generalization":
         return generalization_table(records, "test")
     if kind == "tiers":
         return tier_table(records)
     if kind == "reach":
         return reach_table(records)
+    if kind == "rivals":
+        return rivals.rivals_table(records)
+    if kind == "tuning":
+        return rivals.tuning_table(records)
     if kind.startswith("places_"):
         return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
     if kind.startswith("tuned_"):
         return places_table([*records, *tuned(records)], "test", kind.removeprefix("tuned_"), (TUNED,))
+    if kind.startswith("chance_"):
+        return chance_table(records, kind.removeprefix("chance_"))
     other = kind.removeprefix("against_")
     return paired_table(records, "test", best_method(records, "fixed") if other == "fixed" else other)
 
 
-def written(page: str, results: Path = RESULTS) -> str:
-    """Return the page with every table made anew from `results`: MATRIX.jsonl has the runs, MATRIX.json the conditions."""
-    runs = {path.stem: read_records(path) for path in results.glob("*.jsonl")}
+def read_results(results: Path = RESULTS) -> Runs:
+    """Return the records of each MATRIX.parquet of a folder."""
+    return {path.stem: read_records(path) for path in sorted(results.glob("*.parquet"))}
+
+
+def written(page: str, runs: Runs, results: Path = RESULTS) -> str:
+    """Return the page with every table made anew.
+
+    Args:
+        runs: of `results`, where MATRIX.json has the conditions of a matrix.
+    """
 
     def replace(match: re.Match[str]) -> str:
         opening, matrices, kind, setting, scale, closing = match.groups()
-        if kind == "start":
-            return opening + start_table(json.loads((results / f"{matrices}.json").read_text(encoding="utf-8"))) + closing
-        records = [record for matrix in matrices.split("+") for record in runs[matrix]]
-        beginnings = tuple((setting or "").split("+"))
-        shown = [r for r in records if r["setting"].startswith(beginnings) and scale in (None, f"{r['lr_scale']:g}")]
-        return opening + table(shown, kind) + closing
+        if matrices == "claims":
+            return opening + claims_table(runs, kind, "test") + closing
+        if kind in ("start", "real"):
+            conditions = json.loads((results / f"{matrices}.json").read_text(encoding="utf-8"))
+            made = start_table(conditions) if kind == "start" else real_table(runs[matrices], conditions["policies"])
+            return opening + made + closing
+        records = Where("shown", matrices, tuple((setting or "").split("+"))).records(runs)
+        return opening + table([r for r in records if scale in (None, f"{r['lr_scale']:g}")], kind) + closing
 
     return _BLOCK.sub(replace, page)
 
 
 def write_page() -> None:
-    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: beside full AER without its other
+    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: beside AER-full without its other
     forms, too many lines to be told apart."""
-    texts = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    runs = read_results()
+    texts = {page: written(page.read_text(encoding="utf-8"), runs) for page in PAGES}
     for page, text in texts.items():
         page.write_text(text, encoding="utf-8")
-    shown = set(re.findall(rf"{FIGURES.name}/(\w+)_(?:control|outcomes)\.png", "".join(texts.values())))
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        if path.stem in shown:
-            records = read_records(path)
-            full = any(r["method"] == "aer" for r in records)
-            write_figures([r for r in records if not (full and r["method"].startswith(PARTS))], FIGURES, path.stem)
-    _write_differences()
+    for name in sorted(set(re.findall(rf"{FIGURES.name}/(\w+)_(?:control|outcomes)\.png", "".join(texts.values())))):
+        full = any(r["method"] == "aer" for r in runs[name])
+        write_figures([r for r in runs[name] if not (full and r["method"].startswith(PARTS))], FIGURES, name)
+    for name in sorted(set(re.findall(rf"{FIGURES.name}/(\w+)_training\.png", "".join(texts.values())))):
+        save_training(runs[name], FIGURES / f"{name}_training.png")
+    _write_differences(runs)
+    beside = RIVALS.records(runs)
+    save_dots(beside, methods := rivals.order(beside), [rivals.label(method) for method in methods], FIGURES / "rivals.png")
 
 
-def _write_differences() -> None:
-    """Write the figures of differences: full AER by places and by methods, the presets' form by places."""
-    main, unseen, kinds, presets = (
-        [r for matrix in group for r in read_records(RESULTS / f"{matrix}.jsonl")] for group in (MAIN, UNSEEN, KINDS, PRESETS_PLACES)
-    )
-    kinds = [r for r in kinds if r["setting"].startswith("mixed")]
-    rows = forest.by_places([*main, *unseen], "aer", ("grpo", best_method(main, "fixed")))
+def _write_differences(runs: Runs) -> None:
+    """Write the figures of differences, AER-full by places and by methods and AER by places, and of what each run of the twelve found."""
+    main, twelve, kinds = NINE.records(runs), TWELVE.records(runs), ALL_KINDS.records(runs)
+    rows = forest.by_places([*main, *UNSEEN.records(runs)], "aer", ("grpo", best_method(main, "fixed")))
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
-    forest.draw(rows, "test", FIGURES / "places.png")
-    forest.draw(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    forest.draw(forest.by_places([*presets, *tuned(presets)], PRESETS_FORM, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
+    forest.save_forest(rows, "test", FIGURES / "places.png")
+    forest.save_forest(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
+    save_verdicts(beside := [*twelve, *tuned(twelve)], DRAWN, FIGURES / "verdicts.png")
+    forest.save_forest(forest.by_places(beside, CLOCK, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

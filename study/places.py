@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from study.intervals import FEW, counts, difference_of_runs
+from study.measures import SHOWN, measured
 from study.records import Record, by_place
-from study.statistics import Estimate, estimate
-from study.tables import best_method, difference, shown_difference
+from study.tables import best_method, bold, difference_cell
 
-SHOWN = ("hard pass@1", "hard pass@16", "easy pass@1")
-
-TUNED = "fixed, tuned to each place"
+TUNED = "fixed, tuned to each setting"
 
 
 def tuned(records: Sequence[Record]) -> list[Record]:
@@ -23,18 +22,18 @@ def tuned(records: Sequence[Record]) -> list[Record]:
     return found
 
 
-def across_places(records: Sequence[Record], split: str, name: str, ours: str, theirs: str) -> Estimate:
-    """Return the estimate of a difference with places as units: of a place only the mean of its runs counts."""
-    return estimate([difference(members, split, name, ours, theirs).mean for members in by_place(records).values()])
-
-
 def places_table(records: Sequence[Record], split: str, ours: str, others: Sequence[str]) -> str:
-    """Difference of `ours` to each of `others`: one row a place, then all runs, then the places as units."""
-    columns = [f"{name} - {other}" for other in others for name in SHOWN]
-    lines = [f"| {ours}, place | pairs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for label, members in [*by_place(records).items(), ("all runs", records)]:
-        found = [difference(members, split, name, ours, other) for other in others for name in SHOWN]
-        lines.append(f"| {label} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
-    units = [across_places(records, split, name, ours, other) for other in others for name in SHOWN]
-    lines.append(f"| places as units | {units[0].count} | {' | '.join(map(shown_difference, units))} |")
+    """Difference of `ours` to each of `others`: one row a place, then all pairs of runs as units, then the places."""
+    columns = [(other, name) for other in others for name in SHOWN]
+    lines = [
+        f"| {ours}, setting | pairs | {' | '.join(f'{name} - {other}' for other, name in columns)} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for label, members in [*by_place(records).items(), ("runs as units", records)]:
+        found = [difference_of_runs(members, measured(split, name), ours, other) for other, name in columns]
+        lines.append(f"| {label} | {found[0].count} | {' | '.join(map(bold, found))} |")
+    pairs, places = counts(records, ours, others[0])
+    if places >= FEW:
+        cells = [difference_cell(records, measured(split, name), ours, other) for other, name in columns]
+        lines.append(f"| {places} settings as units | {pairs} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aer_train.band import BAND, SPAN, trailing_mean
-from aer_train.estimates import shown_ks
+from aer_train.evaluation.estimates import shown_ks
+from aer_train.monitor.band import BAND, SPAN, trailing_mean
 from aer_train.report.plots import COLORS
 from study.control import has_target
-from study.held_out import pass_at
+from study.evaluate import pass_at
 from study.records import Record, by_place
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def step_responses(records: Sequence[Record], path: Path) -> None:
             axes.set_ylim(0, 2)
         axes.set_title(f"{methods[column]}\n{title}", fontsize=8)
 
-    _grid(2 * len(settings), len(methods), panel, path)
+    grid(2 * len(settings), len(methods), panel, path)
 
 
 def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
@@ -71,7 +71,7 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 if column == 2:  # what explodes leaves the panel, so that the others can be told apart
                     axes.set_ylim(0, 2 * members[0]["curves"]["entropy"][0])
 
-    _grid(len(rows), 4, panel, path)
+    grid(len(rows), 4, panel, path)
 
 
 def relative(record: Record) -> list[float]:
@@ -81,8 +81,8 @@ def relative(record: Record) -> list[float]:
     return [value / target for value, target in zip(smoothed, targets, strict=True)]
 
 
-def _grid(rows: int, columns: int, panel: Callable[[Axes, int, int], None], path: Path) -> None:
-    """Draw a grid of panels with one legend."""
+def grid(rows: int, columns: int, panel: Callable[[Axes, int, int], None], path: Path) -> None:
+    """Write a grid of panels with one legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.6 * columns + 0.5, 2.1 * rows + 0.8), layout="constrained", facecolor="white")

@@ -6,24 +6,29 @@ Difficulty weights can move entropy to hard prompts only as far as a bonus stays
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
 
-from aer_kernels import AdaptiveEntropyController
-from aer_train import checkpoint
-from aer_train.config import TrainConfig
+from aer_kernels import EntropyControlConfig
+from aer_kernels.methods import AER
+from aer_train.config.method import method_of
+from aer_train.config.tree import TrainConfig
 from aer_train.model import Policy
 from aer_train.rollout.hf import HFRollout
+from aer_train.run import checkpoint
+from aer_train.step.tokens import Weighed, token_batch, weigh
+from aer_train.step.update import update_policy
 from aer_train.tasks import builtin_prompts
 from aer_train.tasks.prompts import TIERS
 from aer_train.types import Batch, Group, Prompt
-from aer_train.update import update_policy
-from study.held_out import policy_at
-from study.records import DIGITS, Record, by_place
-from study.statistics import Estimate, estimate
+from study.digits import DIGITS
+from study.evaluate import policy_at
+from study.intervals import mean
+from study.records import Record, by_place
+from study.statistics import Estimate
 from study.tables import shown
 
 STEPS = 5
@@ -51,14 +56,13 @@ def reach(run: Path, config: TrainConfig, step: int) -> Reach:
 
 
 def reach_table(records: Sequence[Record]) -> str:
-    """Rise of the entropy of a response, nats: a row a place; intervals over runs, a run being the mean of its checkpoints. A run
-    that diverged has none."""
+    """Rise of the entropy of a response, nats: a row a place, a run being the mean of its checkpoints. A run that diverged has none."""
     records = [record for record in records if "reach" in record]
     pairs = [(on, of) for on in TIERS for of in TIERS]
     heads = [f"bonus on {on}: entropy of {of}" for on, of in pairs] + [f"bonus on {on}: other / own tier" for on in TIERS]
-    lines = [f"| place | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| setting | runs | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
     for label, runs in [*by_place(records).items(), *([("all", records)] if records else [])]:
-        cells = [estimate([rise(run, on, of) for run in runs]) for on, of in pairs] + [reaching(runs, on) for on in TIERS]
+        cells = [mean(runs, partial(rise, on=on, of=of)) for on, of in pairs] + [reaching(runs, on) for on in TIERS]
         lines.append(f"| {label} | {len(runs)} | {' | '.join(map(shown, cells))} |")
     return "\n".join(lines) + "\n"
 
@@ -66,7 +70,7 @@ def reach_table(records: Sequence[Record]) -> str:
 def reaching(runs: Sequence[Record], on: str) -> Estimate:
     """Return what a bonus on a tier gives to the other one, as a share of what it gives to its own."""
     other = next(tier for tier in TIERS if tier != on)
-    return estimate([rise(run, on, other) / rise(run, on, on) for run in runs])
+    return mean(runs, lambda run: rise(run, on, other) / rise(run, on, on))
 
 
 def rise(record: Record, on: str, of: str) -> float:
@@ -77,8 +81,7 @@ def rise(record: Record, on: str, of: str) -> float:
 def _pushed(folder: Path, config: TrainConfig, step: int, tier: str) -> Entropies:
     policy = policy_at(folder, config)
     optimizer = torch.optim.AdamW(policy.model.parameters(), betas=config.optim.betas, weight_decay=config.optim.weight_decay)
-    controller = AdaptiveEntropyController(replace(config.entropy, updates=config.run.steps))
-    checkpoint.restore(folder, policy, optimizer, controller)
+    checkpoint.restore(folder, policy, optimizer, method_of(config))
     for state in optimizer.state.values():
         state["exp_avg"].zero_()  # where rewards were leading
     prompts = [p for p in builtin_prompts(config.data.train, "train", None, config.run.seed) if p.tier == tier]
@@ -89,12 +92,13 @@ def _pushed(folder: Path, config: TrainConfig, step: int, tier: str) -> Entropie
     return _entropies(policy, config)
 
 
-def _bonus_alone(rollout: HFRollout, prompts: list[Prompt], config: TrainConfig, index: int) -> Batch:
+def _bonus_alone(rollout: HFRollout, prompts: list[Prompt], config: TrainConfig, index: int) -> Weighed:
     size = config.rollout.group_size
     samples = rollout.generate(prompts, size, (config.run.seed, "reach", index))
     groups = [Group(prompt, samples[p * size : (p + 1) * size], []) for p, prompt in enumerate(prompts)]
-    nothing, one = [0.0] * len(samples), [1.0] * len(samples)
-    return Batch(groups, nothing, nothing, [COEF] * len(samples), [True] * len(samples), one, one)
+    nothing = [0.0] * len(samples)
+    batch = Batch(groups, nothing, nothing, [True] * len(samples), [0.0] * len(groups))
+    return weigh(batch, token_batch(batch, ("reach", index)), AER(EntropyControlConfig(kind="fixed", coef=COEF, difficulty="uniform")))
 
 
 def _entropies(policy: Policy, config: TrainConfig) -> Entropies:

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aer_train.record import read_metrics
+from aer_train.run.folder import read_metrics
 from study.config import Job
-from study.held_out import Counts
+from study.digits import rounded
+from study.evaluate import Counts
+from study.packing import read_packed, write_packed
 
 DONE = "record.json"
 """In a run folder, once the run is finished."""
@@ -34,9 +36,10 @@ CURVES = {
 }
 """Name of a curve in the record: name of the metric. One number a step."""
 
-DIGITS = 4
-
 Record = dict[str, Any]
+
+Place = tuple[str, float, float]
+"""A setting, the factor on its learning rate, and the share of hard prompts."""
 
 
 def summarize(job: Job, run: Path, right: dict[str, Counts], samples: int, diverged: str | None) -> Record:
@@ -64,7 +67,7 @@ def read_records(out: Path) -> list[Record]:
         ValueError - there is none.
     """
     if out.is_file():
-        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        return read_packed(out)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.rglob(DONE))]
     if not records:
         raise ValueError(f"--out must hold at least one finished run, got {out}")
@@ -72,20 +75,35 @@ def read_records(out: Path) -> list[Record]:
 
 
 def write_records(records: list[Record], path: Path) -> None:
-    """Write one record a line."""
+    """Write a parquet file of records, one a row.
+
+    Raises:
+        ValueError - a record has what the file cannot keep.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    write_packed(records, path)
+
+
+def place_of(record: Record) -> Place:
+    """Return the place of a run."""
+    return record["setting"], record["lr_scale"], record["hard_share"]
+
+
+def pair_of(record: Record) -> tuple[Place, int]:
+    """Return what two runs must share to be compared: a place and a seed."""
+    return place_of(record), record["seed"]
 
 
 def by_place(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Return the records of each place: task and size, learning rate, and the share of hard prompts where there are several."""
+    """Return the records of each place by its name, which has the share of hard prompts where there are several."""
     several = len({record["hard_share"] for record in records}) > 1
     found: dict[str, list[Record]] = {}
     for record in records:
-        name = record["setting"] if record["lr_scale"] == 1 else f"{record['setting']}, lr x {record['lr_scale']:g}"
-        found.setdefault(f"{name}, {100 * record['hard_share']:g} % hard" if several else name, []).append(record)
+        setting, lr_scale, hard_share = place_of(record)
+        name = setting if lr_scale == 1 else f"{setting}, lr x {lr_scale:g}"
+        found.setdefault(f"{name}, {100 * hard_share:g} % hard" if several else name, []).append(record)
     return found
 
 
 def _round(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{DIGITS}g}")
+    return None if value is None else rounded(value)

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals over seeds, and paired differences."""
+"""Student's t: means with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -41,18 +41,6 @@ def estimate(values: Sequence[float]) -> Estimate:
     if error == 0:
         return Estimate(mean, 0.0, count, 1.0 if mean == 0 else 0.0)
     return Estimate(mean, t_quantile(0.5 + LEVEL / 2, count - 1) * error, count, 2 * (1 - t_cdf(abs(mean) / error, count - 1)))
-
-
-def paired(ours: dict[object, float], theirs: dict[object, float]) -> Estimate:
-    """Return the estimate of ours - theirs over the places (setting, seed, ...) that both have.
-
-    Raises:
-        ValueError - they have none in common.
-    """
-    common = [place for place in ours if place in theirs]
-    if not common:
-        raise ValueError("methods must have runs at the same places to be compared, got none")
-    return estimate([ours[place] - theirs[place] for place in common])
 
 
 def t_cdf(t: float, freedom: int) -> float:

@@ -7,9 +7,9 @@ from functools import partial
 from statistics import fmean
 
 from aer_train.tasks.prompts import TIERS
+from study.intervals import counts, mean
 from study.records import Record, by_place
-from study.statistics import estimate
-from study.tables import compared, shown, shown_difference
+from study.tables import difference_cell, shown
 
 SEARCH = slice(10, 60)
 """Steps, 0-based: before, the bonus has moved little; after, most runs have found the strategy."""
@@ -18,15 +18,15 @@ SEARCH = slice(10, 60)
 def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_uniform_weights") -> str:
     """Entropy of a response to easy and to hard prompts over the steps of SEARCH, as a share of H_0, by method and place, and what
     separates two methods."""
-    lines = [f"| method, place | runs | {' | '.join(f'{tier} prompts: H / H_0' for tier in TIERS)} |", "|---" * 4 + "|"]
+    lines = [f"| method, setting | runs | {' | '.join(f'{tier} prompts: H / H_0' for tier in TIERS)} |", "|---" * 4 + "|"]
     for method in dict.fromkeys(record["method"] for record in records):
         members = [record for record in records if record["method"] == method]
         places = by_place(members)
         for label, runs in [*places.items(), *([("all", members)] if len(places) > 1 else [])]:
-            cells = [shown(estimate([tier_entropy(run, tier) for run in runs])) for tier in TIERS]
+            cells = [shown(mean(runs, partial(tier_entropy, tier=tier))) for tier in TIERS]
             lines.append(f"| {method}, {label} | {len(runs)} | {' | '.join(cells)} |")
-    found = [compared(records, partial(tier_entropy, tier=tier), ours, theirs) for tier in TIERS]
-    lines.append(f"| {ours} - {theirs} | {found[0].count} | {' | '.join(map(shown_difference, found))} |")
+    cells = [difference_cell(records, partial(tier_entropy, tier=tier), ours, theirs) for tier in TIERS]
+    lines.append(f"| {ours} - {theirs} | {counts(records, ours, theirs)[0]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

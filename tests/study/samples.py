@@ -1,26 +1,27 @@
 """A study of three steps, and records of runs that were never run."""
 
 QUICK = """
-[tasks.tiny]
+[settings.tiny]
 task = "countdown"
 size = "small"
 lr = 1e-3
 warmup_steps = [2, 1]
-[tasks.tiny.settings]
+[settings.tiny.config]
+data = {limit = 64}
 rollout = {group_size = 2, max_new_tokens = 6}
 optim = {prompts_per_step = 4, warmup_steps = 0}
 run = {device = "auto"}
 
 [methods.grpo]
-entropy = {kind = "off"}
+method = {kind = "off"}
 [methods.aer]
-entropy = {kind = "aer", tau = 0.7}
+method = {kind = "aer", tau = 0.7}
 [methods.broken]
 optim = {grad_clip = 1e30, betas = [0.0, 0.0]}
-entropy = {kind = "fixed", coef = 1e30}
+method = {kind = "fixed", coef = 1e30}
 
 [matrices.quick]
-tasks = ["tiny"]
+settings = ["tiny"]
 methods = ["grpo", "aer"]
 hard_shares = [0.5]
 lr_scales = [2.0]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aer_kernels import EntropyControlConfig
-from aer_train.presets import EXPLORE_THEN_SETTLE
+from aer_kernels import BELOW_START, EXPLORE_THEN_SETTLE, EntropyControlConfig
+from aer_train.config.presets import PRESETS
 from study import __main__ as command
+from study.claims import CLOCK
 from study.config import Study, merge
-from study.page import PRESETS_FORM
 from tests.study.samples import QUICK
 
 
@@ -21,7 +21,7 @@ def test_a_job_becomes_a_configuration(study, tmp_path):
     other = study.matrix("quick", methods=["aer"], hard_shares=[0.2, 0.8], seeds=None).jobs
     assert [(job.method, job.hard_share, job.seed) for job in other] == [("aer", 0.2, 0), ("aer", 0.8, 0)]
     config = study.train_config(matrix, matrix.jobs[1], tmp_path / "run", tmp_path / "policy")
-    assert (config.entropy.kind, config.entropy.tau, config.optim.lr, config.optim.prompts_per_step) == ("aer", 0.7, 2e-3, 4)
+    assert (config.method.kind, config.method.tau, config.optim.lr, config.optim.prompts_per_step) == ("aer", 0.7, 2e-3, 4)
     assert (config.data.train, config.reward.kind, config.run.seed, config.run.steps) == ("builtin:countdown:0.5", "countdown", 3, 3)
     assert str(matrix.jobs[1].folder) == "tiny-hard0.5-lr2/aer/seed3"
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
@@ -30,23 +30,26 @@ def test_a_job_becomes_a_configuration(study, tmp_path):
 def test_a_table_is_like_an_earlier_one(study, tmp_path):
     """What it does not set is the other's, at every depth; the other stays as it is; there must be one."""
     (tmp_path / "study.toml").write_text(
-        f'[methods.first]\nentropy = {{tau = 0.5, rho = 0.2}}\n[methods.second]\nlike = "first"\nentropy = {{tau = 0.6}}\n{QUICK}'
+        f'[methods.first]\nmethod = {{tau = 0.5, rho = 0.2}}\n[methods.second]\nlike = "first"\nmethod = {{tau = 0.6}}\n{QUICK}'
     )
     methods = Study.read(tmp_path / "study.toml").methods
-    assert (methods["first"], methods["second"]) == ({"entropy": {"tau": 0.5, "rho": 0.2}}, {"entropy": {"tau": 0.6, "rho": 0.2}})
+    assert (methods["first"], methods["second"]) == ({"method": {"tau": 0.5, "rho": 0.2}}, {"method": {"tau": 0.6, "rho": 0.2}})
     (tmp_path / "study.toml").write_text(f'[methods.second]\nlike = "third"\n{QUICK}')
     with pytest.raises(ValueError, match=r"like must name one of .*, got 'third'"):
         Study.read(tmp_path / "study.toml")
 
 
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
+    """It is for policies trained from scratch. Pretrained models, one of which it destroyed, get the form that stays below the start."""
     study = Study.read()
-    matrix = study.matrix("compare", methods=[PRESETS_FORM])
-    measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).entropy
+    matrix = study.matrix("compare", methods=[CLOCK])
+    measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).method
     assert replace(measured, rho=1.0, least_weight=0.0) == EXPLORE_THEN_SETTLE, "what uniform weights do not read may differ"
+    methods = {name: preset().method for name, preset in PRESETS.items()}
+    assert methods == dict.fromkeys(PRESETS, BELOW_START) | {"countdown": EXPLORE_THEN_SETTLE}
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     example = tomllib.loads(re.search(r"```toml\n(# run.toml.*?)```", readme, re.DOTALL)[1])
-    assert EntropyControlConfig(**example["entropy"]) == EXPLORE_THEN_SETTLE
+    assert EntropyControlConfig(**example["method"]) == BELOW_START
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,7 @@ def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     [
         (("[matrices.quick]", "[matrices.other]"), "matrix must name one of other, got 'quick'"),
         (('methods = ["grpo", "aer"]', 'methods = ["ppo"]'), "methods must name one of grpo, aer, broken, got 'ppo'"),
-        (("[methods.grpo]", "[methods.grpo"), "must hold the tables tasks, methods and matrices, got"),
+        (("[methods.grpo]", "[methods.grpo"), "must hold the tables settings, methods and matrices, got"),
     ],
 )
 def test_bad_files(tmp_path, capsys, change, message):

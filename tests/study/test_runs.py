@@ -3,20 +3,27 @@
 import json
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from aer_train.config.method import method_of
+from aer_train.tasks import warmup
 from aer_train.tasks.prompts import TIERS
 from study import __main__ as command
 from study.conditions import CONDITIONS, start_table, write_conditions
-from study.config import Job, Study
+from study.config import Job, Study, merge
 from study.jobs import run_job, run_matrix
 from study.lock import locked
+from study.options import options_of, options_path
 from study.policies import REPORT, policy_folder, prepare
 from study.reach import reach_table
-from study.records import DONE, read_records, write_records
-from study.settings import settings_of, settings_path
-from tests.study.samples import QUICK, record
+from study.records import DONE, read_records
+from study.vocabulary import add_words, widened
+from tests.study.samples import QUICK
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
@@ -40,16 +47,18 @@ def test_a_matrix_runs_once_and_goes_on(study, tmp_path, capsys):
     lost.unlink()
     assert run_matrix(study, replace(matrix, jobs=matrix.jobs[:1]), out, cache, workers=1) == [] and not lost.exists(), "nothing to do"
     job = matrix.jobs[1]
-    run_job(job, study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.tasks["tiny"])), matrix)
+    run_job(job, study.train_config(matrix, job, out / job.folder, policy_folder(cache, study.settings["tiny"])), matrix)
     again = json.loads(lost.read_text())
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in aer.items() if k != "seconds"}
+    clocks = ("seconds", "training_cpu")
+    assert {k: v for k, v in again.items() if k not in clocks} == {k: v for k, v in aer.items() if k not in clocks}
+    assert aer["training_cpu"] > 0 and "training_cpu" not in again, "one that goes on has not been timed from its beginning"
 
 
 def test_settings_that_share_a_policy_make_it_once(tmp_path, monkeypatch):
     """Two that were made side by side would end in the same folder."""
-    (tmp_path / "study.toml").write_text(QUICK.replace("[methods.grpo]", '[tasks.same]\nlike = "tiny"\n\n[methods.grpo]'))
+    (tmp_path / "study.toml").write_text(QUICK.replace("[methods.grpo]", '[settings.same]\nlike = "tiny"\n\n[methods.grpo]'))
     study, made = Study.read(tmp_path / "study.toml"), []
-    matrix = study.matrix("quick", tasks=["tiny", "same"])
+    matrix = study.matrix("quick", settings=["tiny", "same"])
 
     def submit(_, function, cache, setting):
         made.append(setting)
@@ -64,22 +73,22 @@ def test_settings_that_share_a_policy_make_it_once(tmp_path, monkeypatch):
     monkeypatch.setattr("study.jobs.write_conditions", stop)
     with pytest.raises(KeyboardInterrupt):
         run_matrix(study, matrix, tmp_path / "out", tmp_path / "policies", workers=2)
-    assert made == [study.tasks["same"]]
+    assert made == [study.settings["same"]]
 
 
-def test_runs_that_were_made_with_other_settings_are_refused(study, tmp_path):
+def test_runs_that_were_made_with_other_options_are_refused(study, tmp_path):
     """A finished or begun run is not taken for that of a method that has been changed since; another place of the policies is no change."""
     matrix, out, cache = study.matrix("quick", methods=["aer"]), tmp_path / "out", tmp_path / "policies"
     run = out / matrix.jobs[0].folder
-    settings = settings_of(study.train_config(matrix, matrix.jobs[0], run, tmp_path / "elsewhere"), matrix)
-    assert settings["entropy.tau"] == 0.7 and settings["study.samples"] == 2
+    options = options_of(study.train_config(matrix, matrix.jobs[0], run, tmp_path / "elsewhere"), matrix)
+    assert options["method.tau"] == 0.7 and options["study.samples"] == 2
     run.parent.mkdir(parents=True)
-    settings_path(run).write_text(json.dumps(settings))
+    options_path(run).write_text(json.dumps(options))
     (run / DONE).parent.mkdir()
     (run / DONE).write_text("{}")
     assert run_matrix(study, matrix, out, cache, workers=1) == []
-    study.methods["aer"]["entropy"]["tau"] = 0.8
-    with pytest.raises(ValueError, match=r"--out must hold runs with entropy\.tau 0\.8, as the matrix says now, got 0\.7 in .*seed0"):
+    study.methods["aer"]["method"]["tau"] = 0.8
+    with pytest.raises(ValueError, match=r"--out must hold runs with method\.tau 0\.8, as the matrix says now, got 0\.7 in .*seed0"):
         run_matrix(study, matrix, out, cache, workers=1)
 
 
@@ -104,8 +113,9 @@ def test_an_interrupted_matrix_does_not_run_to_its_end(study, tmp_path, monkeypa
 
 def test_how_far_a_bonus_reaches(study, tmp_path, monkeypatch):
     """It is the bonus that moves the entropy, and nothing else; the checkpoints that are needed are there, and are gone afterwards."""
+    monkeypatch.setattr("study.policies.SAMPLES", 2)
     matrix = replace(study.matrix("quick", methods=["aer"], hard_shares=[0.5]), steps=4, splits=(), probes=(2, 4))
-    policy, job = prepare(tmp_path / "policies", study.tasks["tiny"]), matrix.jobs[0]
+    policy, job = prepare(tmp_path / "policies", study.settings["tiny"]), matrix.jobs[0]
 
     def found(run):
         run_job(job, study.train_config(matrix, job, run, policy), matrix)
@@ -122,31 +132,105 @@ def test_how_far_a_bonus_reaches(study, tmp_path, monkeypatch):
 
 def test_conditions_are_written_once(study, tmp_path):
     matrix, cache = study.matrix("quick"), tmp_path / "policies"
-    policy_folder(cache, study.tasks["tiny"]).mkdir(parents=True)
-    (policy_folder(cache, study.tasks["tiny"]) / REPORT).write_text('{"easy accuracy": 0.75}')
+    policy_folder(cache, study.settings["tiny"]).mkdir(parents=True)
+    (policy_folder(cache, study.settings["tiny"]) / REPORT).write_text('{"easy accuracy": 0.75}')
     write_conditions(study, matrix, cache, tmp_path)
     written = (tmp_path / CONDITIONS).read_text()
     assert {"hardware", "torch", "commit", "date"} <= set(json.loads(written)["environment"])
     assert start_table(json.loads(written)).splitlines()[-1] == "| tiny | 0.7500 |"
     write_conditions(study, replace(matrix, jobs=[]), cache, tmp_path)
     assert (tmp_path / CONDITIONS).read_text() == written
-    (policy_folder(cache, study.tasks["tiny"]) / REPORT).write_text('{"easy accuracy": 0.5}')
+    study.settings["new"] = study.settings["tiny"] | {"policy_seed": 1}
+    policy_folder(cache, study.settings["new"]).mkdir()
+    (policy_folder(cache, study.settings["new"]) / REPORT).write_text('{"easy accuracy": 0.25}')
+    write_conditions(study, study.matrix("quick", settings=["new"]), cache, tmp_path)
+    assert json.loads((tmp_path / CONDITIONS).read_text())["policies"] == {"tiny": {"easy accuracy": 0.75}, "new": {"easy accuracy": 0.25}}
+    (policy_folder(cache, study.settings["tiny"]) / REPORT).write_text('{"easy accuracy": 0.5}')
     with pytest.raises(ValueError, match="--cache must hold the policy of tiny that the runs"):
         write_conditions(study, matrix, cache, tmp_path)
 
 
-def test_records_survive_a_file(tmp_path):
-    records = [record("grpo", 0, [0, 0], [4, 4])]
-    write_records(records, tmp_path / "raw" / "study.jsonl")
-    assert read_records(tmp_path / "raw" / "study.jsonl") == json.loads(json.dumps(records))
-    with pytest.raises(ValueError, match="must hold at least one finished run"):
-        read_records(tmp_path / "raw")
-
-
 def test_a_run_that_diverges_is_a_result(study, tmp_path):
     job = Job("tiny", "broken", 0.5, 1.0, 0)
-    policy = prepare(tmp_path / "policies", study.tasks["tiny"])
+    policy = prepare(tmp_path / "policies", study.settings["tiny"])
     assert "hard pass@64" in json.loads((policy / REPORT).read_text()), "with as many samples as the last policies"
     run_job(job, study.train_config(study.matrix("quick"), job, tmp_path / "run", policy), study.matrix("quick"))
     found = json.loads((tmp_path / "run" / DONE).read_text())
     assert "must be finite" in found["diverged"] and found["right"] == {}
+
+
+def test_a_seed_can_have_a_policy_of_its_own(tmp_path):
+    """With words that are never right, too: the policy does what the first one does, has more tokens, and is named in the conditions."""
+    settings = QUICK.replace(
+        "[methods.grpo]", '[settings.wide]\nlike = "tiny"\npolicy_seed = "run"\nwords = 50\nwords_steps = 1\n\n[methods.grpo]'
+    )
+    (tmp_path / "study.toml").write_text(settings)
+    study, cache, out = Study.read(tmp_path / "study.toml"), tmp_path / "policies", tmp_path / "out"
+    matrix = replace(study.matrix("quick", settings=["wide", "tiny"], seeds=[3], methods=["grpo"]), splits=("test", "test at 0.5"))
+    assert run_matrix(study, matrix, out, cache, workers=1) == []
+    assert {path.name for path in cache.iterdir()} == {
+        f"countdown-small-rare0.005{words}-seed{seed}" for words, seed in (("", 0), ("", 3), ("-words50", 3))
+    }
+    assert json.loads((out / CONDITIONS).read_text())["policies"].keys() == {"wide, seed 3", "tiny"}
+    sizes = {r["setting"]: r["curves"]["entropy"][0] for r in read_records(out)}
+    assert sizes["wide"] > sizes["tiny"], "the words are there, and take their share"
+    assert all(r["right"].keys() == {"test", "test at 0.5"} for r in read_records(out))
+
+
+def test_added_words_leave_the_rest_as_it_was():
+    """The embeddings of the old tokens, and so the log-probs among them; input and output stay tied; too many are refused."""
+    model = warmup.build_model("small")
+    old = model.model.embed_tokens.weight.detach().clone()
+    wide = widened(model, 117)
+    assert wide.lm_head.weight is wide.model.embed_tokens.weight and wide.config.vocab_size == 117
+    assert torch.equal(wide.model.embed_tokens.weight[:17], old)
+    assert float(wide.model.embed_tokens.weight[17:].detach().std()) == pytest.approx(0.3 * float(old.std()), rel=0.05)
+    with pytest.raises(ValueError, match=r"words must be in \[1, 20000\], got 0"):
+        add_words(Path("none"), Path("none"), "countdown", 0, 0, 0.1)
+
+
+PLANNED = ["methods", "methods_tuning", "vocabulary", "policies", "temperature", "temperature_robust", "temperature_advantage",
+           "grid", "grid_robust", "grid_advantage"]  # fmt: skip
+"""The matrices of docs/study_plan.md and docs/study_methods.md."""
+
+
+def test_every_method_of_the_plan_can_be_made(tmp_path):
+    study, seen = Study.read(), dict[str, str]()
+    for name in PLANNED:
+        matrix = study.matrix(name)
+        for job in matrix.jobs:
+            if job.method not in seen:
+                config = study.train_config(matrix, job, tmp_path, tmp_path)
+                method_of(config)
+                seen[job.method] = config.method.kind
+    assert (seen["stare_2"], seen["annealed10"], seen["hot130"], seen["bang_bang_1"]) == (
+        "stare",
+        "study.annealed.Annealed",
+        "off",
+        "bang_bang",
+    )
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """What the settings of the plan have in common: most begin from the same policy."""
+    return tmp_path_factory.mktemp("policies")
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_plan_can_be_run(tmp_path, policies, name, monkeypatch):
+    """First and last method train two steps at the last setting, and are evaluated, with a warm-up of three steps and 20 words in place of thousands."""
+    monkeypatch.setattr("study.policies.SAMPLES", 2)
+    study = Study.read()
+    matrix = study.matrix(name)
+    last = matrix.jobs[-1].setting
+    setting = study.settings[last] | {"warmup_steps": [2, 1], "words_steps": 1}
+    setting |= {"words": 20} if "words" in setting else {}
+    study.settings[last] = setting | {"config": merge(setting["config"], {"data": {"limit": 64}, "optim": {"prompts_per_step": 4}})}
+    jobs = [job for job in matrix.jobs if job.setting == last]
+    tiny = replace(matrix, jobs=[jobs[0], jobs[-1]], steps=2, samples=2, eval_limit=4)
+    for job in tiny.jobs:
+        policy = prepare(policies, study.setting_of(job))
+        run_job(job, study.train_config(tiny, job, tmp_path / job.folder, policy), tiny)
+        record = json.loads((tmp_path / job.folder / DONE).read_text())
+        assert (record["steps"], record["diverged"]) == (2, None) and record["right"].keys() == set(matrix.splits)

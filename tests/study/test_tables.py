@@ -4,18 +4,24 @@ import math
 
 import pytest
 
-from aer_train.band import SPAN, step_response, trailing_mean
-from study import forest
+from aer_train.monitor.band import SPAN, step_response, trailing_mean
+from study import claims, forest
+from study.chance import chance_table
+from study.claims import Where, claims_table
 from study.control import holds, phases, response_of
-from study.held_out import pass_at
-from study.page import written
-from study.places import TUNED, across_places, places_table, tuned
+from study.evaluate import pass_at
+from study.intervals import counts, difference, difference_of_runs, mean
+from study.measures import measured
+from study.page import read_results, written
+from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
 from study.records import by_place, read_records, write_records
-from study.statistics import estimate, paired, t_cdf, t_quantile
-from study.tables import best_method, control_table, difference, generalization_table, outcome_table, paired_table
+from study.statistics import estimate, t_cdf, t_quantile
+from study.tables import best_method, control_table, difference_cell, generalization_table, outcome_table, paired_table
 from study.tiers import tier_table
 from tests.study.samples import record
+
+HARD = measured("test", "hard pass@1")
 
 
 def test_tier_table():
@@ -50,10 +56,7 @@ def test_statistics():
     found = estimate([1.0, 2.0, 3.0])
     assert (found.mean, found.half_width) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-5) and not found.excludes_zero
     assert found.p_value == pytest.approx(2 * (1 - t_cdf(2 * math.sqrt(3), 2)))
-    assert paired({"a": 1.0, "b": 2.1, "c": 9.0}, {"a": 0.0, "b": 1.0}).mean == pytest.approx(1.05)
     assert estimate([0.3, 0.3]).half_width == 0.0 and math.isnan(estimate([0.3]).half_width)
-    with pytest.raises(ValueError, match="must have runs at the same places"):
-        paired({"a": 1.0}, {"b": 1.0})
 
 
 def test_step_response():
@@ -76,19 +79,21 @@ def test_tables_from_records():
         record("fixed03", 0, [1, 1], [4, 4]), record("fixed03", 1, [2, 2], [4, 4]),
         record("fixed30", 0, [2, 2], [4, 4]), record("fixed30", 1, [0, 0], [4, 4], diverged="nan"),
     ]  # fmt: skip
-    found = difference(records, "test", "hard pass@1", "aer", "grpo")
+    found = difference(records, HARD, "aer", "grpo")
     assert (found.mean, found.half_width, found.count) == (pytest.approx(0.625), pytest.approx(12.7062 * 0.125, rel=1e-4), 2)
     assert best_method(records, "fixed") == "fixed03", "a run that diverged solves nothing"
     alone = record("fixed30", 0, [4, 4], [4, 4], setting="where only it was run")
     assert best_method([*records, alone], "fixed") == "fixed03", "the places of both count"
     with pytest.raises(ValueError, match=r"runs of methods 'fixed'\.\.\. at the same places, got fixed03, fixed30"):
         best_method([records[4], alone], "fixed")
-    assert "| aer | 2 | 0.750 ± 3.177 |" in outcome_table(records, "test")
-    assert "| aer | 2 | +0.625 ± 1.588 |" in paired_table(records, "test", "grpo")
+    assert "| aer | 2 | 1, runs as units | 0.750 ± 3.177 |" in outcome_table(records, "test")
+    assert "| aer | 2 | 1, runs as units | +0.625 ± 1.588 |" in paired_table(records, "test", "grpo")
     held = control_table([record("aer", s, [0, 0], [0, 0], entropy=[2.0] + [1.0] * 30) for s in range(3)])
     assert "| aer | all | 3 of 3 | 1.00, 1.00 |" in held
     assert pass_at([1, 0], samples=4, k=2) == pytest.approx(0.25)
-    assert "| aer | 2 | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 3.177 |" in generalization_table(records, "test")
+    assert "| aer | 2 | 1, runs as units | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 3.177 |" in generalization_table(
+        records, "test"
+    )
 
 
 def test_a_moving_target_is_judged_in_both_phases():
@@ -102,41 +107,76 @@ def test_a_moving_target_is_judged_in_both_phases():
         "| aer, constant target | all | 1 of 1 | 1.00, 1.00 |" in held
         and "| aer, moving target | all | 0 of 1 | 0.00, 0.00 | 2.00 |" in held
     )
-    assert control_table([moving], by_setting=False).splitlines() == [line for n, line in enumerate(held.splitlines()) if n in (0, 1, 2, 4)]
+    assert control_table([moving], places=False).splitlines() == [line for n, line in enumerate(held.splitlines()) if n in (0, 1, 2, 4)]
 
 
 def test_the_page_is_made_of_the_records(tmp_path):
     """Tables are replaced between their marks, of all runs or of the settings that begin so; prose stays."""
     records = [record(method, seed, [seed, 2], [4, 4], setting=setting)
                for method in ("grpo", "aer", "fixed03") for seed in (0, 1) for setting in ("tiny-a", "tiny-b", "other")]  # fmt: skip
-    write_records(records, tmp_path / "raw.jsonl")
+    write_records(records, tmp_path / "raw.parquet")
     (tmp_path / "raw.json").write_text('{"environment": {}, "policies": {"tiny-a": {"easy accuracy": 0.75}}}')
     page = "prose\n" + "".join(f"<!-- table: raw {kind} -->\nold\n<!-- end -->\n" for kind in (
-        "start", "outcomes", "outcomes tiny", "places_aer", "places_fixed03", "tuned_aer", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
-    made = written(page, tmp_path)
+        "start", "outcomes", "outcomes tiny", "places_aer", "places_fixed03", "tuned_aer", "chance_aer", "against_grpo", "against_aer", "against_fixed", "generalization", "control", "held"))  # fmt: skip
+    runs = read_results(tmp_path)
+    made = written(page, runs, tmp_path)
     assert made.startswith("prose\n<!-- table: raw start -->\n| policy at the start | easy accuracy |") and "old" not in made
-    assert "| aer | 6 |" in made and "| aer | 4 |" in made and "| method - aer | pairs |" in made and "| method - fixed03 | pairs |" in made
-    assert "| aer, place | pairs |" in made and "| fixed03, place | pairs |" in made
-    assert written(made, tmp_path) == made
+    assert (
+        "| aer | 6 | 3 |" in made
+        and "| aer | 4 | 2, runs as units |" in made
+        and "| method - aer | pairs |" in made
+        and "| method - fixed03 | pairs |" in made
+    )
+    assert "| aer, setting | pairs |" in made and "| fixed03, setting | pairs |" in made
+    assert "| entropy of, by the target of aer | pairs | all steps |\n|---|---|---|\n| grpo | 6 | 0 |" in made
+    assert written(made, runs, tmp_path) == made
 
 
-def test_places_are_units_of_their_own(tmp_path):
-    """AER is 0.25 ahead in the four runs of one place and 0.75 behind in the one of the other: 0.05 by runs, -0.25 by places."""
-    records = [
-        record(method, seed, [1, 1] if method == "aer" else [0, 0], [4, 4], setting="many")
-        for method in ("grpo", "aer")
-        for seed in range(4)
-    ]
-    records += [record("grpo", 0, [3, 3], [4, 4], setting="one"), record("aer", 0, [0, 0], [4, 4], setting="one")]
+def runs_at(setting, ahead, seeds):
+    """Pairs of runs at a place; AER is ahead by as many right samples of the 4 of each hard prompt, GRPO gets 1."""
+    return [record(method, seed, [1 + more, 1 + more], [4, 4], setting=setting) for method, more in (("grpo", 0), ("aer", ahead)) for seed in range(seeds)]  # fmt: skip
+
+
+def test_the_units_of_an_interval_are_places():
+    """AER is .25 ahead in five runs of one place, 0 in one run of another and .5 in one of a third: of these places the mean is .25."""
+    records = [*runs_at("many", 1, seeds=5), *runs_at("none", 0, seeds=1), *runs_at("half", 2, seeds=1)]
+    found = difference(records, HARD, "aer", "grpo")
+    assert (found.mean, found.half_width, found.count) == (pytest.approx(0.25), pytest.approx(4.302653 * 0.25 / math.sqrt(3), rel=1e-5), 3)
+    assert difference_of_runs(records, HARD, "aer", "grpo").mean == pytest.approx((5 * 0.25 + 0.5) / 7)
+    assert mean([r for r in records if r["method"] == "aer"], HARD).mean == pytest.approx(0.5) and counts(records, "aer", "grpo") == (7, 3)
+    few = [*runs_at("many", 1, seeds=5), *runs_at("half", 2, seeds=1)]
+    assert difference(few, HARD, "aer", "grpo") == difference_of_runs(few, HARD, "aer", "grpo"), "two places say nothing about a third"
+    lonely = [r for r in records if (r["method"], r["seed"]) not in (("grpo", 0), ("aer", 1))]
+    assert counts(lonely, "aer", "grpo") == (3, 1), "a run without a partner, and a place without a pair, do not count"
+    with pytest.raises(ValueError, match="aer and grpo must have runs at the same places with the same seeds to be compared, got none"):
+        difference(lonely[-2:], HARD, "aer", "grpo")
+
+
+def test_a_difference_is_bold_if_places_and_runs_show_it():
+    """AER is .25 ahead in every run of three places; in one run of four of each, so that places agree by chance; far ahead at two of three."""
+    agree = [r for name in "abc" for r in runs_at(name, 1, seeds=4)]
+    assert difference_cell(agree, HARD, "aer", "grpo") == "**+0.250 ± 0.000**"
+    right = {(method, seed): 4 * (method == "aer" and seed == 3) for method in ("aer", "grpo") for seed in range(4)}
+    chance = [r | {"right": {"test": {"hard": [right[r["method"], r["seed"]]] * 2}}} for r in agree]
+    assert difference(chance, HARD, "aer", "grpo").excludes_zero and difference_cell(chance, HARD, "aer", "grpo") == "+0.250 ± 0.000"
+    one_behind = [*runs_at("a", 2, seeds=9), *runs_at("b", 2, seeds=9), *runs_at("c", -1, seeds=9)]
+    assert difference_of_runs(one_behind, HARD, "aer", "grpo").excludes_zero
+    assert difference_cell(one_behind, HARD, "aer", "grpo") == "+0.250 ± 1.076"
+
+
+def test_places_one_by_one(tmp_path):
+    """AER is 0.25 ahead in the four runs of one place and 0.75 behind in the one of the other."""
+    records = [*runs_at("many", 1, seeds=4), *runs_at("one", -1, seeds=1)]
     assert list(by_place(records)) == ["many", "one"] and set(by_place([records[0], records[8] | {"hard_share": 0.2}])) == {
         "many, 50 % hard",
         "one, 20 % hard",
     }
     assert by_place([records[0] | {"lr_scale": 0.5}]).keys() == {"many, lr x 0.5"}
-    assert across_places(records, "test", "hard pass@1", "aer", "grpo").mean == pytest.approx(-0.25)
     rows = places_table(records, "test", "aer", ["grpo"]).splitlines()
-    assert rows[2].startswith("| many | 4 | **+0.250 ± 0.000** |") and rows[3].startswith("| one | 1 | -0.750 |")
-    assert rows[4].startswith("| all runs | 5 | +0.050 ± 0.555 |") and rows[5].startswith("| places as units | 2 | -0.250 ± 6.353 |")
+    assert rows[2].startswith("| many | 4 | **+0.250 ± 0.000** |") and rows[3].startswith("| one | 1 | -0.250 |")
+    assert rows[4].startswith("| runs as units | 5 | +0.150 ± 0.278 |") and len(rows) == 5
+    rows = places_table([*records, *runs_at("last", 3, seeds=1)], "test", "aer", ["grpo"]).splitlines()
+    assert rows[6].startswith("| 3 settings as units | 6 | +0.250 ± 1.242 |")
     better = {"many": "fixed10", "one": "fixed30"}
     fixed = [r | {"method": method, "right": {"validation": {"hard": [2 * (better[r["setting"]] == method)] * 2, "easy": [0, 0]}, "test": r["right"]["test"]}}
              for r in records if r["method"] == "grpo" for method in ("fixed10", "fixed30")]  # fmt: skip
@@ -144,21 +184,71 @@ def test_places_are_units_of_their_own(tmp_path):
     assert all(r["right"]["validation"]["hard"] == [2, 2] for r in tuned(fixed)), "the one that is best at its place"
     contrasts = forest.by_places(records, "aer", ["grpo"]) + forest.by_methods(records, "aer")
     assert [(c.row, c.series) for c in contrasts] == [
-        *((row, "aer - grpo") for row in ("many", "one", "all 2 places")),
+        *((row, "aer - grpo") for row in ("many", "one", "all 2 settings")),
         ("grpo", "aer - what the row names"),
     ]
-    forest.draw(contrasts, "test", tmp_path / "deep" / "forest.png")
+    forest.save_forest(contrasts, "test", tmp_path / "deep" / "forest.png")
     assert (tmp_path / "deep" / "forest.png").stat().st_size > 10_000
+
+
+def test_claims_name_their_runs(monkeypatch):
+    """A row has the pairs of its matrices, settings and places alone; a contrast is named once. Of 4 samples AER solves 2, 3, 4 or 1 and GRPO
+    1, which is more than .05, so that all find it; where easy prompts are lost a method fails."""
+    runs = {
+        "first": [*runs_at("tiny-a", 1, seeds=2), *runs_at("tiny-b", 2, seeds=1), *runs_at("other", 3, seeds=1)],
+        "second": runs_at("tiny-c", 0, seeds=3),
+    }
+    where = [Where("all", "first+second"), Where("tiny", "first", ("tiny",)), Where("one", "first+second", places=("tiny-c", "other"))]
+    monkeypatch.setitem(claims.CLAIMS, "raw", [("plain GRPO", "aer", "grpo", place) for place in where])
+    rows = claims_table(runs, "raw", "test").splitlines()[2:]
+    assert [row.split("|")[1:5] for row in rows] == [[" plain GRPO ", " all ", " 7 ", " 4 "], ["  ", " tiny ", " 3 ", " 2, runs as units "],
+                                                     ["  ", " one ", " 4 ", " 2, runs as units "]]  # fmt: skip
+    assert "| +0.375 ± 0.514 |" in rows[0] and "| +0.333 ± 0.359 |" in rows[1]
+    assert [row.split("|")[-3:-1] for row in rows] == [
+        [" 7, 7 of 7 ", " 0, 0 of 4 "],
+        [" 3, 3 of 3 ", " 0, 0 of 2 "],
+        [" 4, 4 of 4 ", " 0, 0 of 2 "],
+    ]
+    runs["first"][-1]["right"]["test"] = {"hard": [0, 0], "easy": [3, 3]}
+    runs["second"].append(record("aer", 9, [0, 0], [0, 0], setting="tiny-c"))
+    counted = [row.split("|")[-3:-1] for row in claims_table(runs, "raw", "test").splitlines()[2:]]
+    assert counted[0] == [" 6, 7 of 7 ", " 1, 0 of 4 "] and counted[2] == [" 3, 4 of 4 ", " 1, 0 of 2 "], (
+        "a run without a partner does not count"
+    )
+    assert "| plain GRPO | all | 7 | 4 |" in written("<!-- table: claims raw -->\n<!-- end -->\n", runs)
+    with pytest.raises(KeyError, match="tiny-d"):
+        Where("none", "first", places=("tiny-d",)).records(runs)
+
+
+def test_what_is_held_by_chance():
+    """AER's target is 1.0 for 10 steps and then .5: a run that stays at 1 holds the first phase, one at .5 the second; a token's entropy does not
+    count where that of a response is held; a run without a partner does not count."""
+
+    def at(method, seed, entropy, token=9.0):
+        made = record(method, seed, [0, 0], [0, 0], entropy=entropy)
+        made["curves"] |= {"per_response": list(entropy), "entropy": [token] * len(entropy), "target": [1.0] * 10 + [0.5] * 10}
+        return made
+
+    ours = [at("aer", seed, [1.0] * 10 + [0.5] * 10) for seed in (0, 1)]
+    others = [
+        at("grpo", 0, [1.0] * 20),
+        at("grpo", 1, [0.5] * 20),
+        at("grpo", 2, [1.0] * 20),
+        at("grpo", 1, [0.5] * 20) | {"method": "nan", "diverged": "x"},
+    ]
+    rows = chance_table([*ours, *others, at("fixed", 7, [1.0] * 20)], "aer").splitlines()
+    assert rows[0] == "| entropy of, by the target of aer | pairs | constant target | moving target |"
+    assert rows[2:] == ["| aer | 2 | 2 | 2 |", "| grpo | 2 | 1 | 1 |", "| nan | 1 | 0 | 0 |"]
 
 
 def test_a_table_of_several_matrices_and_of_one_learning_rate(tmp_path):
     for name, scale, setting in (("raw", 1.0, "tiny"), ("other", 0.5, "tiny"), ("other", 2.0, "lrge")):
-        records = read_records(tmp_path / f"{name}.jsonl") if (tmp_path / f"{name}.jsonl").exists() else []
+        records = read_records(tmp_path / f"{name}.parquet") if (tmp_path / f"{name}.parquet").exists() else []
         records += [record(method, 0, [1, 2], [4, 4], setting=setting) | {"lr_scale": scale} for method in ("grpo", "aer")]
-        write_records(records, tmp_path / f"{name}.jsonl")
+        write_records(records, tmp_path / f"{name}.parquet")
 
     def runs(what):
-        return written(f"<!-- table: {what} -->\n<!-- end -->\n", tmp_path).splitlines()[-2].split("|")[2].strip()
+        return written(f"<!-- table: {what} -->\n<!-- end -->\n", read_results(tmp_path)).splitlines()[-2].split("|")[2].strip()
 
     assert [runs(what) for what in ("raw+other against_grpo", "other against_grpo", "other against_grpo lr0.5")] == ["3", "2", "1"]
     assert [runs(what) for what in ("raw+other outcomes tiny", "raw+other outcomes tiny lr0.5", "other outcomes lrge")] == ["2", "1", "1"]
