@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows += [here | row for row in measure(measured, device, options.seed)]
         (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
         (options.out / "table.md").write_text(table.write(rows))
-    plots.draw(rows, options.out)
+    plots.save_plots(rows, options.out)
     print(table.targets(rows) or "no target belongs to this profile")
     print(f"\n{len(rows)} rows in {options.out / 'results.json'}, read {options.out / 'table.md'}")
     return 0

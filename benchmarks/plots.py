@@ -6,12 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from benchmarks.table import Row
+
 AXES = {"tokens": "N", "vocabulary": "V", "useful share": "useful_share", "sequence length": "N"}
 LABELS = {"N": "tokens", "V": "vocabulary", "useful_share": "share of tokens with a gradient"}
 
 
-def draw(rows: list[Row], folder: Path) -> None:
+def save_plots(rows: list[Row], folder: Path) -> None:
     """One picture a sweep with two panels, and one of the main workloads."""
     import matplotlib
 

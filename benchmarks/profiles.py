@@ -17,7 +17,7 @@ def cpu() -> list[Workload]:
     main = [Workload("policy", 4096, 32_000, 512, f32, rounds=3)]
     main += [Workload(k, 512, 32_000, 512, f32, rounds=3) for k in KINDS if k not in ("policy", "from_logits")]
     main += [Workload("policy", 512, 32_000, 512, f32, peak=EARLY, rounds=3), Workload("from_logits", 512, 32_000, 64, f32)]
-    main += [Workload("policy", 512, 32_000, 512, torch.bfloat16, rounds=3)]
+    main += [Workload(k, 512, 32_000, 512, torch.bfloat16, rounds=3) for k in ("policy", "logprobs")]
     sweeps = _sweeps(f32, tokens=(256, 512, 1024, 2048), vocab=(8000, 32_000, 128_000), hidden=256, lengths=(8192, 32_768, 131_072))
     return main + list(sweeps)
 

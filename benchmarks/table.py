@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 Row = dict[str, Any]
-RL_PEERS = ("verl kernel", "verl torch", "Liger scaled cross-entropy")
+RL_PEERS = ("verl kernel", "verl torch", "Liger scaled cross-entropy", "TRL")
 """Those with an entropy gradient."""
 
 

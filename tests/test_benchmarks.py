@@ -24,6 +24,7 @@ def tiny(kind, **changes):
     return replace(Workload(kind, 64, 300, 32, torch.float32, rounds=1), **changes)
 
 
+@pytest.mark.slow
 def test_a_profile_end_to_end(tmp_path, capsys):
     """A run leaves rows that say where they come from, a table with every provider, and plots."""
     assert main(["--profile", "smoke", "--out", str(tmp_path), "--only", "score", "policy N=64"]) == 0
@@ -58,6 +59,7 @@ def test_our_work_passes_its_check(kind):
     assert max(errors.values()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["policy_no_entropy", "score", "cross_entropy"])
 def test_every_provider_that_runs_here_passes(kind):
     """Peers are held to the same truth; those that are not installed or need a GPU say so."""
@@ -68,6 +70,7 @@ def test_every_provider_that_runs_here_passes(kind):
             assert str(reason)
 
 
+@pytest.mark.slow
 def test_a_wrong_result_is_not_timed(monkeypatch):
     """An entropy gradient with the wrong sign: seen by the check, listed with its error, without a time."""
 
@@ -163,7 +166,7 @@ def test_the_trainer_table_is_made_of_what_the_processes_measured(tmp_path):
     failed = here | report.row(case, "TRL", [{"error": "Traceback ...\nImportError: no trl"}])
     text = report.write([ours, failed])
     assert "| TRL | failed: Traceback ... ImportError: no trl |" in text and "aer_train / TRL" not in text
-    report.draw([ours, peer], tmp_path)
+    report.save_plots([ours, peer], tmp_path)
     assert (tmp_path / "rewards.png").stat().st_size > 1000
 
 
@@ -178,9 +181,22 @@ def test_both_trainers_are_given_the_same_job(tmp_path):
     assert Job.read(tmp_path / "job") == job
     config = settings(job)
     assert config.optim.prompts_per_step == PROMPTS_PER_STEP and config.rollout.group_size == GROUP_SIZE
-    assert config.run.seed == 3 and config.entropy.coef == case.coef and config.model.name == str(model)
+    assert config.run.seed == 3 and config.method.coef == case.coef and config.model.name == str(model)
     trl = pytest.importorskip("benchmarks.trainer.trl", reason="TRL is not installed", exc_type=ImportError)
     theirs = trl.settings(job)
     assert theirs.learning_rate == config.optim.lr and (theirs.adam_beta1, theirs.adam_beta2) == config.optim.betas
-    assert theirs.max_completion_length == config.rollout.max_new_tokens and theirs.entropy_coef == config.entropy.coef
+    assert theirs.max_completion_length == config.rollout.max_new_tokens and theirs.entropy_coef == config.method.coef
     assert theirs.generation_batch_size == PROMPTS_PER_STEP * GROUP_SIZE and theirs.max_grad_norm == config.optim.grad_clip
+
+
+@pytest.mark.slow
+def test_what_methods_cost(capsys):
+    """Two methods in turn: a row each, beside the first."""
+    pytest.importorskip("aer_train.trainer", reason="the train extra is not installed")
+    from benchmarks import methods
+
+    assert methods.main(["--steps", "2", "--only", "off", "steer"]) == 0
+    header, _, off, steer = capsys.readouterr().out.strip().splitlines()[-4:]
+    assert header == "| method.kind | ms a step | times off |" and off.startswith("| off | ") and off.endswith(" | 1.00 |")
+    assert steer.startswith("| steer | ") and float(steer.split("|")[3]) > 0
+    assert set(methods.REQUIRED) < set(methods.METHODS)

@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.trainer import report
-from benchmarks.trainer.cases import PROFILES, Case, Job, prepare
+from benchmarks.trainer.cases import PROFILES, Case, Job, dead, prepare
 
 OURS, TRL = "benchmarks.trainer.ours", "benchmarks.trainer.trl"
 Sides = dict[str, tuple[str, dict[str, Any]]]
 """Name: module that runs a job, and what it changes in the case."""
 TRAINERS: Sides = {"aer_train": (OURS, {}), "TRL": (TRL, {})}
 METHODS: Sides = {"AER": (OURS, {"entropy": "aer"}), "GRPO": (OURS, {})}
+WITH_DEAD: Sides = {"aer_train": (OURS, {}), "aer_train, skip": (OURS, {"dead_samples": "skip"}), "TRL": (TRL, {})}
 SAID = 1500
 """Characters of a failed process's last words that are kept."""
 
@@ -32,8 +33,11 @@ SAID = 1500
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases. Rows are written after every case, so that a run that dies leaves what it has."""
     options = _parse(arguments)
-    sides, title = (METHODS, report.COST) if options.cost else (TRAINERS, report.BESIDE_TRL)
-    cases = [c for c in PROFILES[options.profile]() if not options.only or any(part in c.name for part in options.only)]
+    sides, title = (
+        (METHODS, report.COST) if options.cost else (WITH_DEAD, report.DEAD_SAMPLES) if options.dead else (TRAINERS, report.BESIDE_TRL)
+    )
+    cases = dead() if options.dead else PROFILES[options.profile]()
+    cases = [c for c in cases if not options.only or any(part in c.name for part in options.only)]
     cases = [c for c in cases if c.entropy == "off"] if options.cost else cases
     if not cases:
         raise SystemExit(f"--only must match a case, got {options.only}")
@@ -53,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows += [here | report.row(replace(case, **sides[trainer][1]), trainer, runs) for trainer, runs in found.items()]
             (options.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
             (options.out / "table.md").write_text(report.write(rows, title))
-    report.draw(rows, options.out)
+    report.save_plots(rows, options.out)
     print((options.out / "table.md").read_text())
     return 0
 
@@ -86,6 +90,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and rewards.png")
     parser.add_argument("--profile", choices=PROFILES, default="cuda" if torch.cuda.is_available() else "cpu", help="default: what is here")
     parser.add_argument("--only", nargs="*", help="cases whose name contains one of these texts")
+    parser.add_argument("--dead", action="store_true", help="steps in which 0 to 90 percent of the samples teach nothing instead")
     parser.add_argument(
         "--cost", action="store_true", help="AER beside plain GRPO in our trainer instead: the cases without an entropy term"
     )

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.trainer.rewards import DEAD
+
 PROMPTS_PER_STEP, GROUP_SIZE = 32, 8
 
 
@@ -31,6 +33,13 @@ class Case:
     """fixed: the coefficient. bang_bang: where it starts."""
     target: float = 0.0
     """bang_bang: nats."""
+    prompts: int = PROMPTS_PER_STEP
+    """Prompts of a step."""
+    dead: float | None = None
+    """Share of the prompts whose responses all get the reward 0; the others get one that differs from response to response. None: the
+    task's own rewards."""
+    dead_samples: Literal["measure", "skip"] = "measure"
+    """optim.dead_samples of our trainer."""
 
 
 def cpu() -> list[Case]:
@@ -52,11 +61,23 @@ def cuda() -> list[Case]:
     return [*cpu(), Case("V=151936", **real), Case("V=151936, entropy bonus", **real, entropy="fixed", coef=0.01)]
 
 
+def dead() -> list[Case]:
+    """Steps in which a share of the groups teaches nothing, on the demo's model and on a shape of 135M parameters."""
+    large = {"vocab_size": 49_152, "hidden_size": 576, "layers": 30, "max_new_tokens": 16, "prompts": 8, "lr": 1e-5}
+    shapes = {"countdown": {"steps": 20}, "135M": {"steps": 4, "excluded": 1, **large}}
+    return [
+        Case(f"{name}, {100 * share:.0f} % dead", **options, dead=share)
+        for name, options in shapes.items()
+        for share in (0.0, 0.25, 0.5, 0.75, 0.9)
+    ]
+
+
 def smoke() -> list[Case]:
     """Seconds: does it run."""
     return [
         Case("countdown", steps=3, excluded=1),
         Case("V=500, entropy bonus", steps=3, excluded=1, vocab_size=500, hidden_size=32, layers=1, entropy="fixed", coef=0.01),
+        Case("countdown, 50 % dead", steps=3, excluded=1, dead=0.5),
     ]
 
 
@@ -103,6 +124,10 @@ def prepare(case: Case, folder: Path) -> tuple[Path, Path]:
         _random_model(case, model)
         words = [f"w{i}" for i in range(case.vocab_size - 2)]
         rows = [{"problem": " ".join(rng.choices(words, k=8)), "answer": "even"} for _ in range(4096)]
+    if case.dead is not None:
+        every = random.Random(1)
+        every.shuffle(rows)
+        rows = [row | {"answer": DEAD if number < case.dead * len(rows) else "live"} for number, row in enumerate(rows)]
     data = folder / "prompts.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return model, data
@@ -114,6 +139,7 @@ def _random_model(case: Case, folder: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+    heads = max(1, case.hidden_size // 64)
     vocab = {token: i for i, token in enumerate(["<pad>", "<eos>", *(f"w{i}" for i in range(case.vocab_size - 2))])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -123,8 +149,8 @@ def _random_model(case: Case, folder: Path) -> None:
         hidden_size=case.hidden_size,
         intermediate_size=3 * case.hidden_size,
         num_hidden_layers=case.layers,
-        num_attention_heads=max(1, case.hidden_size // 64),
-        num_key_value_heads=max(1, case.hidden_size // 128),
+        num_attention_heads=heads,
+        num_key_value_heads=max(part for part in range(1, max(1, heads // 2) + 1) if heads % part == 0),
         head_dim=64,
         max_position_embeddings=1024,
         tie_word_embeddings=True,

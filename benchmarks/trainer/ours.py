@@ -11,10 +11,10 @@ import pyarrow.parquet  # noqa: F401  like the next, before memory is first look
 from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401
 
 from aer_kernels import EntropyControlConfig
-from aer_train.config import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
-from aer_train.record import Recorder
+from aer_train.config.tree import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.run.folder import Recorder
 from aer_train.trainer import train
-from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Case, Job
+from benchmarks.trainer.cases import GROUP_SIZE, Case, Job
 from benchmarks.trainer.process import Watch
 
 
@@ -38,19 +38,26 @@ def settings(job: Job) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(name=str(job.model)),
         data=DataConfig(train=str(job.data)),
-        rollout=RolloutConfig(group_size=GROUP_SIZE, max_new_tokens=case.max_new_tokens, batch_size=PROMPTS_PER_STEP * GROUP_SIZE),
-        reward=RewardConfig(kind="countdown" if case.vocab_size is None else "benchmarks.trainer.rewards.even_share"),
-        entropy=_entropy(case),
+        rollout=RolloutConfig(group_size=GROUP_SIZE, max_new_tokens=case.max_new_tokens, batch_size=case.prompts * GROUP_SIZE),
+        reward=RewardConfig(kind=_reward(case)),
+        method=_entropy(case),
         optim=OptimConfig(
             lr=case.lr,
             betas=(0.9, 0.99),
             warmup_steps=5,
-            prompts_per_step=PROMPTS_PER_STEP,
+            prompts_per_step=case.prompts,
+            dead_samples=case.dead_samples,
             updates_per_step=case.updates_per_step,
             tokens_per_microbatch=1 << 20,  # an update in one pass, as TRL is told to
         ),
         run=RunConfig(out=str(job.work), seed=job.seed, steps=case.steps, device=job.device, threads=job.threads, save_every=0),
     )
+
+
+def _reward(case: Case) -> str:
+    if case.dead is not None:
+        return "benchmarks.trainer.rewards.unless_dead"
+    return "countdown" if case.vocab_size is None else "benchmarks.trainer.rewards.even_share"
 
 
 def _entropy(case: Case) -> EntropyControlConfig:

@@ -6,14 +6,14 @@ import statistics
 from dataclasses import asdict
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measure import summary
-from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Case
+from benchmarks.table import Row
+from benchmarks.trainer.cases import GROUP_SIZE, Case
 
-Row = dict[str, Any]
 BESIDE_TRL = "The training loop beside TRL's GRPOTrainer"
 COST = "AER beside plain GRPO in the same trainer"
+DEAD_SAMPLES = "Steps with dead samples: measured or skipped, beside TRL's GRPOTrainer"
 ENDS = 5
 """Steps at either end whose mean reward the table gives (a third of the steps when there are fewer than 15)."""
 
@@ -51,17 +51,19 @@ def write(rows: list[Row], title: str = BESIDE_TRL) -> str:
     """The whole table: where it was measured, every case with both trainers, losses included."""
     here = rows[0]
     where = f"{here['hardware']}, {here['threads']} thread{'s' if here['threads'] > 1 else ''}, torch {here['torch']}"
+    prompts = " or ".join(map(str, sorted({row["settings"]["prompts"] for row in rows}, reverse=True)))
     lines = [
         f"# {title}",
         "",
         f"{where}, Python {here['python']}, commit {here['commit']}, {here['date']}.",
         "",
-        f"{PROMPTS_PER_STEP} prompts x {GROUP_SIZE} responses a step. A step is timed from the end of the one before, with all that the",
+        f"{prompts} prompts x {GROUP_SIZE} responses a step. A step is timed from the end of the one before, with all that the",
         "trainer does in it; medians over all timed steps of all runs, the 20th and 80th percentile beside them. CPU time is that of the",
         "process: other work on the machine disturbs it less. Memory is the process's peak; beside it what is above the imports. Rewards",
         "and entropies (nats) are means over the first and the last steps of each run. More: benchmarks/README.md.",
         "",
     ]
+    lines += _by_share([row for row in rows if row["settings"]["dead"] is not None and row["status"] == "measured"])
     for name, group in groupby(rows, key=lambda row: row["case"]):
         lines += [f"## {name}", "", *_table(list(group)), ""]
     return "\n".join(lines)
@@ -84,12 +86,32 @@ def _table(rows: list[Row]) -> list[str]:
         cells += [_ends(row["reward"]), _ends(row["entropy"])]
         lines.append(f"| {' | '.join(cells)} |")
     measured = {row["trainer"]: row for row in rows if row["status"] == "measured"}
-    if len(measured) == 2:
-        ours, peer = measured.values()
+    *others, (last, peer) = measured.items() if len(measured) > 1 else [("", {})]
+    for name, ours in others:
         memory = "gpu_peak_mib" if on_gpu else "peak_mib"
         ratios = (ours[field] / peer[field] for field in ("median_ms", "median_ms_outside_rollouts", "median_cpu_ms", memory))
-        names = " / ".join(measured)
-        lines += ["", "{}: time {:.3f}, outside of rollouts {:.3f}, CPU time {:.3f}, peak memory {:.3f}.".format(names, *ratios)]
+        told = "time {:.3f}, outside of rollouts {:.3f}, CPU time {:.3f}, peak memory {:.3f}.".format(*ratios)
+        lines += ["", f"{name} / {last}: {told}"]
+    return lines
+
+
+def _by_share(rows: list[Row]) -> list[str]:
+    """What a step costs as more of its samples are dead: outside of rollouts, as a multiple of our own step without any, and whole."""
+    lines: list[str] = []
+    for shape, group in groupby(rows, key=lambda row: row["case"].split(",")[0]):
+        members = list(group)
+        sides = list(dict.fromkeys(row["trainer"] for row in members))
+        full = next((row["median_ms_outside_rollouts"] for row in members if row["trainer"] == sides[0]), 1.0)
+        lines += [f"## {shape}: by the share of dead samples", "", "Outside of rollouts, 1 is our step without dead samples.", ""]
+        lines += [f"| dead | {' | '.join(sides)} | whole step, {sides[0]} / {sides[-1]} | peak memory, {sides[0]} / {sides[-1]} |"]
+        lines += [f"|---|{'---|' * (len(sides) + 2)}"]
+        for share, row in groupby(members, key=lambda row: row["settings"]["dead"]):
+            found = {member["trainer"]: member for member in row}
+            cells = [f"{found[side]['median_ms_outside_rollouts'] / full:.2f}" if side in found else "" for side in sides]
+            first, last = found.get(sides[0]), found.get(sides[-1])
+            ratios = [f"{first[name] / last[name]:.2f}" if first and last else "" for name in ("median_ms", "peak_mib")]
+            lines.append(f"| {100 * share:.0f} % | {' | '.join([*cells, *ratios])} |")
+        lines.append("")
     return lines
 
 
@@ -106,7 +128,7 @@ def _ends(curves: list[list[float]]) -> str:
     return f"{statistics.mean(first):.3f} -> {statistics.mean(last):.3f}"
 
 
-def draw(rows: list[Row], folder: Path) -> None:
+def save_plots(rows: list[Row], folder: Path) -> None:
     """Rewards and entropies of every run of both trainers, a line of panels for each."""
     import matplotlib
 
@@ -120,7 +142,7 @@ def draw(rows: list[Row], folder: Path) -> None:
     for column, (name, group) in enumerate(cases):
         for line, quantity in enumerate(("reward", "entropy")):
             panel = panels[line][column]
-            for member, color in zip(group, ("tab:green", "tab:blue"), strict=False):
+            for member, color in zip(group, ("tab:green", "tab:blue", "tab:orange"), strict=False):
                 for number, curve in enumerate(member[quantity]):
                     panel.plot(range(1, len(curve) + 1), curve, color=color, alpha=0.7, label=member["trainer"] if number == 0 else None)
             panel.set(title=name if line == 0 else "", ylabel=quantity if column == 0 else "", xlabel="step" if line else "")

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, T
 from transformers.models.qwen3 import Qwen3ForCausalLM  # noqa: F401  before memory is first looked at
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.trainer.cases import GROUP_SIZE, PROMPTS_PER_STEP, Job
+from benchmarks.trainer.cases import GROUP_SIZE, Case, Job
 from benchmarks.trainer.process import Watch
 
 
@@ -36,14 +36,14 @@ def main() -> None:
         processing_class=AutoTokenizer.from_pretrained(job.model),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Steps(watch, job.case.updates_per_step, _timed(trainer)))
+    trainer.add_callback(Steps(watch, job.case, _timed(trainer)))
     trainer.train()
     watch.write(trl.__version__)
 
 
 def settings(job: Job) -> GRPOConfig:
     """Return the job as a configuration of TRL."""
-    case, rows = job.case, PROMPTS_PER_STEP * GROUP_SIZE
+    case, rows = job.case, job.case.prompts * GROUP_SIZE
     bang_bang = {"use_adaptive_entropy": True, "entropy_target": case.target, "entropy_coef_delta": 0.005, "entropy_coef_max": 1.0}
     return GRPOConfig(
         output_dir=str(job.work),
@@ -80,23 +80,25 @@ def settings(job: Job) -> GRPOConfig:
 class Steps(TrainerCallback):
     """Tells the watch what each step logged. A step ends with the last of the optimizer updates on one batch of rollouts, as in ours."""
 
-    def __init__(self, watch: Watch, updates: int, parts: dict[str, float]) -> None:
-        self.watch, self.updates, self.parts = watch, updates, parts
+    def __init__(self, watch: Watch, case: Case, parts: dict[str, float]) -> None:
+        self.watch, self.case, self.parts = watch, case, parts
         self.logs: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "entropy" not in logs:
             return
         self.logs = logs | self.logs  # rewards and lengths come with the first update; of what all of them log, the first counts
-        if state.global_step % self.updates == 0:
+        if state.global_step % self.case.updates_per_step == 0:
             found, self.logs = self.logs, {}
-            tokens = found["completions/mean_length"] * PROMPTS_PER_STEP * GROUP_SIZE
+            tokens = found["completions/mean_length"] * self.case.prompts * GROUP_SIZE
             self.watch.step(tokens=tokens, reward=found["reward"], entropy=found["entropy"], parts=dict(self.parts))
             self.parts.update(dict.fromkeys(self.parts, 0.0))
 
 
 def _reward(job: Job) -> Callable[..., list[float]]:
-    if job.case.vocab_size is None:
+    if job.case.dead is not None:
+        from benchmarks.trainer.rewards import unless_dead as score
+    elif job.case.vocab_size is None:
         from aer_train.tasks import task
 
         score = task("countdown").score
