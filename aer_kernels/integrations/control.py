@@ -26,7 +26,8 @@ def group_accuracy(correct: Tensor, prompt: Tensor, source: str, remedy: str) ->
     Args:
         correct: (R,) in [0, 1], or NaN where nothing could be scored.
         prompt: (R,) int64 in [0, P), every number at least once.
-        source, remedy: where the numbers come from, and what else can be named, for the error.
+        source: where the numbers come from, for the error.
+        remedy: what else can be named, for the error.
     Raises:
         ValueError: a number lies outside [0, 1]. Reads them: a device sync on a GPU.
     """
