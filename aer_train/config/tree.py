@@ -61,8 +61,8 @@ class DataConfig:
 
     train: str = "builtin:countdown"
     """File of JSON lines, JSON, CSV or parquet, a pattern of such files, a hub dataset id (org/name or org/name:config), or an embedded
-    task: builtin:countdown, builtin:countdown4, builtin:worked, builtin:mixed. An embedded task takes the share of hard training prompts as
-    a suffix, as in builtin:countdown:0.25."""
+    task: builtin:countdown, builtin:countdown4, builtin:worked, builtin:mixed, builtin:chains. An embedded task takes the share of hard
+    training prompts as a suffix, as in builtin:countdown:0.25."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str | None = None
@@ -280,7 +280,8 @@ class RewardConfig:
 
     kind: str = "math"
     """What is right: accuracy, difficulty weights and pass@k come from it. math: mathematical equality with the gold answer. countdown,
-    countdown4, worked, mixed: the embedded tasks. Or a dotted path to a function, or the URL of a server; both give numbers in [0, 1]."""
+    countdown4, worked, mixed, chains: the embedded tasks. Or a dotted path to a function, or the URL of a server; both give numbers in
+    [0, 1]."""
     functions: tuple[str, ...] = ()
     """What else is rewarded: dotted paths to functions, and URLs of servers, that give any finite number, or None for nothing."""
     weights: tuple[float, ...] = ()

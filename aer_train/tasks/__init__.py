@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from aer_train.tasks.chains import Chains
 from aer_train.tasks.countdown import Countdown
 from aer_train.tasks.mixed import Mixed
 from aer_train.tasks.prompts import Task, make_prompts
 from aer_train.tasks.worked import Worked
 from aer_train.types import Prompt
 
-TASKS: dict[str, Task] = {task.name: task for task in (Countdown(3), Countdown(4), Worked(), Mixed())}
+TASKS: dict[str, Task] = {task.name: task for task in (Countdown(3), Countdown(4), Worked(), Mixed(), Chains())}
 
 PREFIX = "builtin:"
 

@@ -40,7 +40,7 @@ SIZES = {
 REFERENCE_WIDTH = 128
 """Width for which the learning rates of the warm-up are; that of another falls as the width grows."""
 
-STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150), "mixed": (2400, 150)}
+STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150), "mixed": (2400, 150), "chains": (1500, 150)}
 """Optimizer steps of the two stages."""
 
 SKILL_LR, HABIT_LR = 2e-3, 5e-4

@@ -60,7 +60,7 @@ def test_by_name(chosen):
 @pytest.mark.parametrize(
     "source, split, message",
     [
-        ("builtin:chess", "train", "task must be one of countdown, countdown4, worked, mixed, got 'chess'"),
+        ("builtin:chess", "train", "task must be one of countdown, countdown4, worked, mixed, chains, got 'chess'"),
         ("builtin:countdown:many", "train", "share of hard prompts must be a number, got 'many' in builtin:countdown:many"),
         ("builtin:countdown:1.5", "train", r"hard_share must be in \[0, 1\], got 1.5"),
         ("builtin:countdown", "dev", "split must be one of test, validation, train, got 'dev'"),
