@@ -6,10 +6,15 @@ import re
 
 _LESS, _MORE = r"(<|\\le(?![A-Za-z]))", r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))"
 _BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\mathbb\{R\}|R))? ?[|:] ?([^|:]+)\\\}")
-_CHAIN = re.compile(rf"([^<>]+?) ?{_LESS} ?([A-Za-z]) ?{_LESS} ?([^<>]+)")
-_CHAIN_DOWN = re.compile(r"([^<>]+?) ?(>|\\ge(?![A-Za-z])) ?([A-Za-z]) ?(>|\\ge(?![A-Za-z])) ?([^<>]+)")
-_RAY = re.compile(rf"([A-Za-z]) ?{_MORE} ?([^<>=\\]*(?:\\(?:frac|sqrt|pi|ln|log|cdot)[^<>=\\]*)*)")
-_RAY_REVERSED = re.compile(rf"([^<>=]+?) ?{_MORE} ?([A-Za-z])")
+_NAME = (
+    r"((?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|tau|phi|psi|omega)(?![A-Za-z]))"
+    r"(?: ?_ ?(?:\w|\{[^{}]*\}))?(?: ?\( ?[A-Za-z] ?\))?)"
+)
+"""x, \\theta, a_n or f(x)."""
+_CHAIN = re.compile(rf"([^<>]+?) ?{_LESS} ?{_NAME} ?{_LESS} ?([^<>]+)")
+_CHAIN_DOWN = re.compile(rf"([^<>]+?) ?(>|\\ge(?![A-Za-z])) ?{_NAME} ?(>|\\ge(?![A-Za-z])) ?([^<>]+)")
+_RAY = re.compile(rf"{_NAME} ?{_MORE} ?([^<>=\\]*(?:\\(?:frac|sqrt|pi|ln|log|cdot)[^<>=\\]*)*)")
+_RAY_REVERSED = re.compile(rf"([^<>=]+?) ?{_MORE} ?{_NAME}")
 _TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _MEMBER = re.compile(r"[A-Za-z] ?\\in(?![A-Za-z]) ?")
 _UNEQUAL = re.compile(r"[A-Za-z] ?\\ne(?![A-Za-z]) ?([^=<>,]+)")

@@ -39,8 +39,10 @@ class Rules(NamedTuple):
 
 _FUNCTION = re.compile(r"[A-Za-z]\([A-Za-z]\)")  # f(x) = 2x + 3 is y = 2x + 3
 _NAME_BEHIND = re.compile(r"[\w)}\]] [A-Za-z](?:_(?:\w|\{[^{}]*\}))?$")  # x = 1 y = 2
-_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,} [A-Za-z]{2,}")
-_VARIABLE = re.compile(r"(?!\\pi$)\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
+_PROSE = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]{2,} [A-Za-z]{2,}|(?:if|iff|for|when|where|with|unless)(?![A-Za-z]))")
+_INSIDE = re.compile(r"\([^()]*\)|[_^] ?(?:\{[^{}]*\}|\w)")
+_OWN_SYMBOL = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_VARIABLE = re.compile(r"(?!\\pi$)(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
 
 
 def same(answer: str, gold: str, rules: Rules) -> bool | None:
@@ -83,6 +85,8 @@ def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> boo
     (found, called), (expected, wanted) = chained(a), chained(g)
     other_name = called and called != wanted and not (_FUNCTION.fullmatch(called) or _FUNCTION.fullmatch(wanted))
     expected = forms(expected)[0] if "\\approx" in expected else expected
+    if squeeze(expected) == "0" and _is_unsolved(found):
+        return False
     if len(split(expected, "=")) > 1 or (wanted and (len(split(found, "=")) > 1 or other_name)):
         return rules.value(answer, gold)
     said = forms(found)
@@ -91,6 +95,13 @@ def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> boo
         return verdicts[0]
     agree = rules.rounded(*said)
     return agree if True in verdicts or agree is False else None
+
+
+def _is_unsolved(text: str) -> bool:
+    """Whether a text is an equation in symbols and numbers that is written with 0 on its right: x - 5 = 0 says 5, but f(5) = 0 says 0."""
+    *left, _ = split(text, "=")
+    plain = _INSIDE.sub(" ", left[0]) if left else ""
+    return bool(_OWN_SYMBOL.search(re.sub(r"\d", " ", plain))) and any(character.isdigit() for character in plain)
 
 
 def chained(taken: Shape) -> tuple[str, str]:

@@ -31,7 +31,7 @@ _GEOMETRY = (
     r"|\| ?[A-Z]{2} ?\||\\frac\{ ?[A-Z]{2} ?\}\{ ?[A-Z]{2} ?\}"
 )
 """Names of angles, lengths and ratios of lengths."""
-_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
+_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
 NAME = re.compile(
     rf"(?!\\pi ?\\approx)(?:{_SYMBOL}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?:, ?[A-Za-z])*\)|{_SYMBOL}(?: ?: ?{_SYMBOL})+)"
     r" ?(?:=|\\in(?![A-Za-z])|:=|\\approx(?![A-Za-z])) ?(?!=)"
@@ -56,7 +56,7 @@ _CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:
 @lru_cache(maxsize=2_000)
 def shape(text: str) -> Shape:
     """Take a cleaned text apart."""
-    text = without_builder(text.strip().rstrip(" .;")).replace(";", ", ")
+    text = _as_tuples(without_builder(text.strip().rstrip(" .;"))).replace(";", ", ")
     named = None if DENIED.search(text) else NAME.match(text)
     name, body = (_name(named[0]), text[named.end() :]) if named else ("", text)
     sides = split(text, "=")
@@ -88,6 +88,17 @@ def shape(text: str) -> Shape:
     pieces = [piece for piece in _WORD_SEPARATOR.split(text) if piece.strip()]
     parts = [as_interval(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
     return Shape("list", parts, "") if len(parts) > 1 else Shape("value", [body], name)
+
+
+def _as_tuples(text: str) -> str:
+    """Write solutions in the same unknowns, p=5, q=2; p=7, q=2, as the tuples that they are: (5, 2), (7, 2)."""
+    solutions = [split(solution, ",") for solution in split(text, ";")] if text.count(";") and "=" in text else []
+    named = [[(NAME.match(value), value) for value in values] for values in solutions]
+    if len(named) < 2 or not all(match for values in named for match, _ in values):
+        return text
+    if len(named[0]) < 2 or len({tuple(_name(match[0]) for match, _ in values if match) for values in named}) > 1:
+        return text
+    return ", ".join(f"({', '.join(value[match.end() :] for match, value in values if match)})" for values in named)
 
 
 def _name(written: str) -> str:
