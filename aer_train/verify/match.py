@@ -60,11 +60,13 @@ def _same_shape(answer: str, gold: str, rules: Rules) -> bool | None:
     kinds = {a.kind, g.kind}
     if kinds == {"value"}:
         return _same_value(answer, gold, a, g, rules)
+    if _other_name(a.name, g.name):
+        return False
     if "union" in kinds and kinds <= {"union", "list", *ORDERED}:
         return True if _in_any_order(a.parts, g.parts, rules) else rules.union(answer, gold)
     if kinds <= {"list", "set", "value"}:
         return _in_any_order(a.parts, g.parts, rules)
-    if a.kind != g.kind or (a.name and g.name and a.name != g.name):
+    if a.kind != g.kind:
         return False
     return _in_order(a.parts, g.parts, rules)
 
@@ -83,11 +85,10 @@ def forms(text: str) -> list[str]:
 def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> bool | None:
     """An equation is compared with an equation as a whole; where the gold answer is none, what stands after the last = is compared."""
     (found, called), (expected, wanted) = chained(a), chained(g)
-    other_name = called and called != wanted and not (_FUNCTION.fullmatch(called) or _FUNCTION.fullmatch(wanted))
     expected = forms(expected)[0] if "\\approx" in expected else expected
     if squeeze(expected) == "0" and _is_unsolved(found):
         return False
-    if len(split(expected, "=")) > 1 or (wanted and (len(split(found, "=")) > 1 or other_name)):
+    if len(split(expected, "=")) > 1 or (wanted and (len(split(found, "=")) > 1 or _other_name(called, wanted))):
         return rules.value(answer, gold)
     said = forms(found)
     verdicts = [rules.value(form, expected) for form in said]
@@ -95,6 +96,12 @@ def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> boo
         return verdicts[0]
     agree = rules.rounded(*said)
     return agree if True in verdicts or agree is False else None
+
+
+def _other_name(name: str, wanted: str) -> bool:
+    """Whether two names are there, and not those of the same thing; y is another name of f(x)."""
+    one_function = bool(_FUNCTION.fullmatch(name)) != bool(_FUNCTION.fullmatch(wanted)) and 1 in (len(name), len(wanted))
+    return bool(name and wanted) and name != wanted and not one_function
 
 
 def _is_unsolved(text: str) -> bool:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aer_train.verify.brackets import enclosing, inside, split
-from aer_train.verify.intervals import as_interval, without_builder
+from aer_train.verify.intervals import as_interval, as_member, named_interval, without_builder
 from aer_train.verify.latex import squeeze
 from aer_train.verify.quantity import quantity
 
@@ -71,9 +71,10 @@ def shape(text: str) -> Shape:
     if "\\begin" in body:
         found = _rows(body)
         return found._replace(name=name) if found else Shape("value", [body], name)
-    body = as_interval(_unwrapped(body))
+    about, body = named_interval(_unwrapped(body))
+    name = name or squeeze(about)
     if len(pieces := split(body, "\\cup")) > 1 or "\\setminus" in body:
-        return Shape("union", [as_interval(piece) for piece in pieces], "")
+        return Shape("union", [as_interval(piece) for piece in pieces], name)
     if brackets := enclosing(body):
         parts = _listed(inside(body, brackets))
         if brackets in ("\\{\\}", "{}") and parts != [""] and not re.search(r"[|:]", body):
@@ -86,7 +87,7 @@ def shape(text: str) -> Shape:
     elif any(character.isdigit() for character in text):
         text = _WORD_WITHIN.sub(_parted, _COMMA_WITHIN.sub(r"\\text{\1}, ", text))
     pieces = [piece for piece in _WORD_SEPARATOR.split(text) if piece.strip()]
-    parts = [as_interval(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
+    parts = [as_member(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
     return Shape("list", parts, "") if len(parts) > 1 else Shape("value", [body], name)
 
 
@@ -115,7 +116,7 @@ def _rows(text: str) -> Shape | None:
     """A matrix, times what stands before it; or the rows of cases as a list."""
     if cases := _CASES.fullmatch(text):
         rows = [[_CONDITION.sub("", cell).strip(" ,&") for cell in row.split("&")] for row in cases[1].split("\\\\") if row.strip()]
-        return Shape("list", [as_interval(row[0]) if len(row) == 1 else f"({', '.join(row)})" for row in rows], "")
+        return Shape("list", [as_member(row[0]) if len(row) == 1 else f"({', '.join(row)})" for row in rows], "")
     matrix = _MATRIX.fullmatch(text)
     if matrix is None or "\\begin" in matrix[3]:
         return None
