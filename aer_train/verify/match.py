@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aer_train.verify.brackets import split
+from aer_train.verify.counted import singulars
 from aer_train.verify.intervals import is_inequality
 from aer_train.verify.latex import squeeze
 from aer_train.verify.shape import DENIED, NAME, ORDERED, Shape, shape
@@ -42,6 +43,8 @@ _NAME_BEHIND = re.compile(r"[\w)}\]] [A-Za-z](?:_(?:\w|\{[^{}]*\}))?$")  # x = 1
 _PROSE = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]{2,} [A-Za-z]{2,}|(?:if|iff|for|when|where|with|unless)(?![A-Za-z]))")
 _INSIDE = re.compile(r"\([^()]*\)|[_^] ?(?:\{[^{}]*\}|\w)")
 _OWN_SYMBOL = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_COUNTED = re.compile(r"(?:\\text ?\{ ?)?-?[\d.,]+ ?(?:\\text ?\{ ?)?((?:[A-Za-z]{2,}[ -]?)+)\}?")
+_WORDS = re.compile(r"[a-z]+")
 _VARIABLE = re.compile(r"(?!\\pi$)(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
 
 
@@ -139,6 +142,10 @@ def _in_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
 def _in_any_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
     if len(a) != len(g):
         return False
+    said, wanted = [_counted(part) for part in a], [_counted(part) for part in g]
+    if all(said) and all(wanted) and len(set(wanted)) == len(wanted) > 1:  # 5 boys and 6 girls are not 6 boys and 5 girls
+        own = [a[said.index(words)] for words in wanted] if set(said) == set(wanted) else a
+        return _in_order(own, g, rules)
     left, missing = _without(a, g), _without(g, a)
     if len(missing) > MAX_UNLIKE:
         return False
@@ -152,6 +159,12 @@ def _in_any_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
         else:
             return False
     return None if unknown else True
+
+
+def _counted(part: str) -> str:
+    """The words behind a number, that say what it counts; empty for anything else."""
+    match = _COUNTED.fullmatch(part)
+    return " ".join(min(singulars(word), key=len) for word in _WORDS.findall(match[1].lower())) if match else ""
 
 
 def _without(texts: list[str], others: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ EQUAL = [
     (r"\frac{1+2(-\frac12)^k}{6}", r"\frac16+\frac{1}{3(-2)^{k}}"), ("(-1)^{n+1}", "(-1)^{n-1}"), ("(-1)^n", r"\cos(n\pi)+(-1)^n-\cos(\pi n)"), (r"\frac{(2n)!}{2^n n!}", "(2n-1)!!"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"),
     (r"\lfloor \frac{n^2}{4} \rfloor", r"\lfloor \frac n2 \rfloor \lceil \frac n2 \rceil"), (r"\lfloor n/2 \rfloor", r"\frac{2n-1+(-1)^n}{4}"), (r"\lfloor \frac n2+\frac14 \rfloor", r"\lfloor n/2 \rfloor"), (r"\sqrt{x^2}", "|x|"), ("|x-10|", "|10-x|"), (r"\ln(x^2-1)", r"\ln(x-1)+\ln(x+1)"),
     (r"\sqrt{(x-100)(200-x)}", r"\sqrt{-x^2+300x-20000}"), (r"\sqrt{1-x^2}", r"\sqrt{(1-x)(1+x)}"), (r"\arcsin x+\arccos x", r"\frac{\pi}{2}"), (r"\frac{dy}{dx}=2x", "dy/dx = 2x"), ("x2", "2x"), ("a**2", "a^2"),
+    ("v^2_0", "v_0^2"), (r"x^2_1+x^{2}_{2}", "x_1^2+x_2^2"), (r"(\frac{\sqrt{2}v^2_0}{g},1)", r"(\frac{\sqrt2 v_0^2}{g},1)"), (r"\lambda^2_1", r"\lambda_1^2"), (r"\int^2_1 x dx", r"\int_1^2 x dx"),
     ("2^{100n}", "4^{50n}"), ("0", "(x+1)^2-x^2-2x-1"), (r"\Gamma_0 f(x+1)", r"f(1+x)\Gamma_0"), ("10^{10^{10}}", "10^{10^{10}}"), (r"3 \pmod 5", r"8 \pmod{5}"), (r"x \equiv 3 \pmod 5", r"x\equiv 3\pmod{5}"),
 ]  # fmt: skip
 DIFFERENT = [
