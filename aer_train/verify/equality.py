@@ -35,6 +35,9 @@ _SHORT_WORDS = set(_WORDS.split())
 _CAPITALS = re.compile(r"[A-Z]{3,}")
 """An order or a figure: ACB is not ABC, though a product would be."""
 
+_ORDER = re.compile(r"\d+(?:-\d+){2,}")
+"""An order or a date: 5-4-1 is not 5-1-4, though the differences would be the same."""
+
 _CLOCK = re.compile(r"\d{1,2}:\d\d( ?[ap]m)?")
 _TEXT_ONLY = re.compile(r"\\text ?\{[^{}]*\}(?: ?\\text ?\{[^{}]*\})*")
 _ARTICLE = re.compile(r"^(?:an?|the) ")
@@ -108,6 +111,8 @@ def exactly(answer: str, gold: str) -> bool | None:
         return answer.casefold() == gold.casefold()
     if _CAPITALS.fullmatch(gold) and _CAPITALS.fullmatch(answer):
         return answer == gold
+    if _ORDER.fullmatch(gold):
+        return squeeze(answer) == gold
     if in_base(answer) or in_base(gold):
         return in_base(answer) == in_base(gold)
     if ("%" in answer) != ("%" in gold) or (":" in answer) != (":" in gold) or is_text(answer):

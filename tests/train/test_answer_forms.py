@@ -10,7 +10,7 @@ SAME = [
     # choices
     ("C", r"\text{(C)}"), ("C (145°)", "C"), ("(B), No", "B"), ("Option A", "A"), ("The correct choice is (A)", "A"), ("(A)42", "A"), (r"{\bf (A)}", "A"), ("E", r"(\text{E})"), (r"\text{E}", r"(\text{E})"), ("C: 42", "C"), ("C) 42", "C"), ("(C) -1", "C"), ("(A)42", "42"),
     (r"\textbf{(C) }42", "C"), (r"\text{(B) No}", "B"), (r"\textbf{(C)}\ 42", r"\text{(C)}\ 42"), ("C", r"\text{(C) } 42"), ("42", r"\text{(C) } 42"),
-    ("A (Connor)", r"\text{(A) Connor}"), ("A (Connor)", "Connor"), (r"B (4\pi cm)", r"4\pi cm"), ("A (0, 0)", "(0,0)"), ("(d)", "D"), ("Tokyo (D)", "D"), ("Tokyo (D)", "tokyo"), ("42 (D)", "42"), ("P(A)", "P(A)"), ("cos (B)", r"\cos B"),
+    ("A (Connor)", r"\text{(A) Connor}"), ("A (Connor)", "Connor"), (r"B (4\pi cm)", r"4\pi cm"), ("A (0, 0)", "(0,0)"), ("(d)", "D"), (r"\text{(d)}", "D"), ("5-2-3-1-4", "5-2-3-1-4"), ("(A) 5-2-3-1-4", "5-2-3-1-4"), ("Tokyo (D)", "D"), ("Tokyo (D)", "tokyo"), ("42 (D)", "42"), ("P(A)", "P(A)"), ("cos (B)", r"\cos B"),
     # an exact value and its decimal, in either place
     (r"\frac{9}{7} \approx 1.2857", r"\frac97"), (r"x=\frac13 \approx 0.333", r"\frac13"), (r"2\sqrt2 \approx 2.828", r"2\sqrt2"), (r"2\sqrt2 \approx 2.828", "2.828"), (r"V = 36\pi \approx 113.1\text{ cm}^3", r"36\pi"), (r"\frac23 \approx 0.66", r"\frac23"), (r"\frac13 \approx +0.33", r"\frac13"), (r"\frac13 \approx .33", r"\frac13"), (r"\frac13 \approx €0.33", r"\frac13"),
     (r"\frac{100}{7} \approx 14", "14"), (r"x \approx 1.25", "1.25"), ("1.25", r"x \approx 1.25"), (r"2\sqrt2", r"2\sqrt2 \approx 2.83"), (r"\approx 1.25", "1.25"), (r"e^{-5} \approx 6.7 \times 10^{-3}", "e^{-5}"),
@@ -46,6 +46,7 @@ SAME = [
     (r"\text{an ellipse}", r"\text{ellipse}"), ("The ellipse", "ellipse"), ("BA", "AB"), (r"\{1,2,\ldots,n\}", r"\{1,2,\dots,n\}"), (r"\mathbb Z^{+}", r"\mathbb{Z}^+"), ("(2,1),(1,2)", "(a,b)=(1,2),(2,1)"), (r"\text{black and white}", r"\text{black and white}"),
 ]  # fmt: skip
 DIFFERENT = [
+    ("I", "I, III and V"), ("I", r"\text{I, III and V}"), ("B", "B, CD and EF"), ("5-4-3-2-1", "5-2-3-1-4"), ("-5", "5-2-3-1-4"), ("(A) 5-4-3-2-1", "5-2-3-1-4"), ("2024-12-1", "2024-1-12"), ("P_1, P_2", "P_1 and P_2 have the same perimeter"),
     # what a number is of
     ("6 boys and 5 girls", "5 boys and 6 girls"), (r"6\text{ boys}, 5\text{ girls}", r"5\text{ boys}, 6\text{ girls}"), (r"\text{6 dimes and 5 pennies}", r"5\text{ dimes, }6\text{ pennies}"), ("(2,5),(2,7)", "p=5,q=2;p=7,q=2"), ("p=2,q=5;p=2,q=7", "p=5,q=2;p=7,q=2"),
     ("y>1, x>2", "x>1, y>2"), ("y>5", "x>5"), ("z>y", "x>y"), ("z>2y", "x>2y"), ("a_3>a_2", "a_1>a_2"), ("h(x)>g(x)", "f(x)>g(x)"), ("0<b<1", "0<a<1"), (r"y \ne 3", r"x \ne 3"), (r"x \neq 1, y \neq 2", r"y \ne 1, x \ne 2"), ("g(x)=2x", "f(x)=2x"),
