@@ -18,7 +18,7 @@ MAX_ANSWER = 1000
 """Characters; a longer answer is equal to no gold answer but the very same text."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_LETTERS = re.compile(r"(?:[A-Za-z]+[ .'-])*[A-Za-z]{3,}(?:[ .'-][A-Za-z]+)*\.?")
+_LETTERS = re.compile(r"(?:[A-Za-z]+(?:\. |[ .'-]))*[A-Za-z]{3,}(?:(?:\. |[ .'-])[A-Za-z]+)*\.?")
 _LABEL = re.compile(
     r"^(?:\\text ?\{(?![^{}]*(?:\b(?:not|never|wrong|incorrect|false|than|least|most|half|twice|double|triple|except|unless|if|perhaps|"
     r"maybe|or|minus|negative)\b|n't))[^{}]*(?::|\bis|\bare) ?\}"

@@ -48,6 +48,10 @@ _COMMA_WITHIN = re.compile(r"\\text ?\{([^{}]*?), ?\} ?")
 _LETTERS = re.compile(r"\\text ?\{ ?((?:[A-Z](?:,? ?(?:and|or) |, ?| ?(?=\})))+)\}")  # \text{A and C}
 _MATRIX = re.compile(r"(.*?)(?:\* ?)?([\[(]?)\\begin\{matrix\}(.*)\\end\{matrix\}([\])]?)(\^ ?(?:T|\\top|\{ ?(?:T|\\top) ?\}))?", re.DOTALL)
 _CASES = re.compile(r"(?:\\\{ ?)?\\begin\{(?:cases|aligned|align|gathered)\*?\}(.*)\\end\{(?:cases|aligned|align|gathered)\*?\}", re.DOTALL)
+_BRACKET = re.compile(r"[(\[{]")
+_THOUSANDS = re.compile(
+    r"(?:(?<=[-+*/=] )\d{1,3}(?:,\d{3})+|(?<![\d,.])\d{1,3}(?:,\d{3})+(?=(?:\.\d+)? [-+*/=]))(?![\d,])"
+)  # in a sum: 8,094 - 1,649 = 6,445
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(?!\d)")
 _CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:if|for|when|where)\b")
@@ -56,6 +60,8 @@ _CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:
 @lru_cache(maxsize=2_000)
 def shape(text: str) -> Shape:
     """Take a cleaned text apart."""
+    if "," in text and not _BRACKET.search(text):
+        text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     text = _as_tuples(without_builder(text.strip().rstrip(" .;"))).replace(";", ", ")
     named = None if DENIED.search(text) else NAME.match(text)
     name, body = (_name(named[0]), text[named.end() :]) if named else ("", text)

@@ -47,6 +47,7 @@ SAME = [
 ]  # fmt: skip
 DIFFERENT = [
     ("I", "I, III and V"), ("I", r"\text{I, III and V}"), ("B", "B, CD and EF"), ("5-4-3-2-1", "5-2-3-1-4"), ("-5", "5-2-3-1-4"), ("(A) 5-4-3-2-1", "5-2-3-1-4"), ("2024-12-1", "2024-1-12"), ("P_1, P_2", "P_1 and P_2 have the same perimeter"),
+    ("Mr. Boone", "Mr. Watson"), ("Watson", "Mr. Watson"), ("9:50 P.M.", "9:50 A.M."), ("(B) 9:50 P.M.", "9:50 A.M."),
     # what a number is of
     ("6 boys and 5 girls", "5 boys and 6 girls"), (r"6\text{ boys}, 5\text{ girls}", r"5\text{ boys}, 6\text{ girls}"), (r"\text{6 dimes and 5 pennies}", r"5\text{ dimes, }6\text{ pennies}"), ("(2,5),(2,7)", "p=5,q=2;p=7,q=2"), ("p=2,q=5;p=2,q=7", "p=5,q=2;p=7,q=2"),
     ("y>1, x>2", "x>1, y>2"), ("y>5", "x>5"), ("z>y", "x>y"), ("z>2y", "x>2y"), ("a_3>a_2", "a_1>a_2"), ("h(x)>g(x)", "f(x)>g(x)"), ("0<b<1", "0<a<1"), (r"y \ne 3", r"x \ne 3"), (r"x \neq 1, y \neq 2", r"y \ne 1, x \ne 2"), ("g(x)=2x", "f(x)=2x"),
