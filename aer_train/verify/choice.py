@@ -51,7 +51,12 @@ def choice(text: str) -> Choice:
         beside = inside(beside, "()")
     if letter in "abcdefgh" and match[1] and not beside:
         letter = letter.upper()
-    if not letter.isupper() or _OPERATED.match(rest) or (rest.startswith(",") and not _WORDS.match(rest)) or _ANOTHER.search(_CLOCK.sub("", beside)):
+    if (
+        not letter.isupper()
+        or _OPERATED.match(rest)
+        or (rest.startswith(",") and not _WORDS.match(rest))
+        or _ANOTHER.search(_CLOCK.sub("", beside))
+    ):
         return Choice("", "")
     return Choice(letter, beside)
 
