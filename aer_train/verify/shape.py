@@ -99,7 +99,9 @@ def shape(text: str) -> Shape:
 
 def _as_tuples(text: str) -> str:
     """Write solutions in the same unknowns, p=5, q=2; p=7, q=2, as the tuples that they are: (5, 2), (7, 2)."""
-    solutions = [split(solution, ",") for solution in split(text, ";")] if text.count(";") and "=" in text else []
+    if text.count("=") < 4:
+        return text
+    solutions = [split(solution, ",") for part in split(text, ";") for solution in _WORD_SEPARATOR.split(part)]
     named = [[(NAME.match(value), value) for value in values] for values in solutions]
     if len(named) < 2 or not all(match for values in named for match, _ in values):
         return text

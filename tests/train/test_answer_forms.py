@@ -31,7 +31,7 @@ SAME = [
     (r"\{1,2,2\}", r"\{1,2\}"),
     (r"A \cap B = \{1,2\}", r"\{2,1\}"), (r"\{1,2\}", r"A \cap B = \{1,2\}"), ("x_1=10, x_2=7", "7, 10"), (r"\begin{cases}x=1\\y=2\end{cases}", "x=1, y=2"), ("V_1:V_2=11:21", "11:21"), ("2 : 3", "2:3"), (r"\sqrt{4}:3", "2:3"),
     (r"1 \mp \sqrt2", r"1 \pm \sqrt2"), (r"y=\pm 2x", "y=2x, y=-2x"), (r"x = k\pi (k \in \mathbb{Z})", r"x = k\pi, k \in \mathbb{Z}"), ("5,", "5"),
-    (r"\text{6 girls and 5 boys}", r"5\text{ boys, }6\text{ girls}"), ("1 boy and 2 girls", "2 girls, 1 boys"), ("(5,2),(7,2)", "p=5,q=2;p=7,q=2"), ("p=7,q=2;p=5,q=2", "p=5,q=2; p=7,q=2"),
+    (r"\text{6 girls and 5 boys}", r"5\text{ boys, }6\text{ girls}"), ("1 boy and 2 girls", "2 girls, 1 boys"), ("(5,2),(7,2)", "p=5,q=2;p=7,q=2"), ("p=7,q=2;p=5,q=2", "p=5,q=2; p=7,q=2"), ("p=5,q=2;p=7,q=2", r"p = 5, q = 2 \quad \text{and} \quad p = 7, q = 2"), ("28 percentage", r"28\%"),
     # intervals and sets of real numbers
     (r"(0,\pi)", r"0<\theta<\pi"), ("(0,1)", "0<f(x)<1"), ("0<y<1", "0<f(x)<1"), ("(1,2)", "2>a_n>1"), ("x>2, y>1", "y>1, x>2"), (r"x \neq 1, y \neq 2", r"y \ne 2, x \ne 1"), (r"x\in(-\infty,1)\cup(2,\infty)", "x<1 or x>2"), ("0<x<a", "(0,a)"), (r"a_1 \in (3,\infty)", "a_1>3"),
     (r"\mathbb R", r"(-\infty,\infty)"), (r"x \in \mathbb{R}", r"(-\infty,+\infty)"), (r"[1,2]\cup[2,3]", "[1,3]"), (r"[1,2)\cup[2,\sqrt9]", "[1,3]"), (r"(-\infty,0)\cup(0,\infty)", r"\mathbb{R}\setminus\{0\}"), (r"x\ne 0", r"\mathbb{R}\setminus\{0\}"),
