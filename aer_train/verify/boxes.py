@@ -59,6 +59,7 @@ def _without_boxes(content: str) -> str:
 
 def _signed(before: str, content: str) -> str:
     """What is boxed, with a minus sign that stands right before the box."""
+    before = before.removesuffix("\\")  # a response that was escaped twice
     if not before.endswith(("-", "\u2212", "- ", "\u2212 ")) or not _MINUS.search(before) or _LETTER.fullmatch(content):
         return content
     return f"-({content})" if _SUM.search(content) else f"-{content}"

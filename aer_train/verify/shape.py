@@ -50,7 +50,7 @@ _MATRIX = re.compile(r"(.*?)(?:\* ?)?([\[(]?)\\begin\{matrix\}(.*)\\end\{matrix\
 _CASES = re.compile(r"(?:\\\{ ?)?\\begin\{(?:cases|aligned|align|gathered)\*?\}(.*)\\end\{(?:cases|aligned|align|gathered)\*?\}", re.DOTALL)
 _BRACKET = re.compile(r"[(\[{]")
 _THOUSANDS = re.compile(
-    r"(?:(?<=[-+*/=] )\d{1,3}(?:,\d{3})+|(?<![\d,.])\d{1,3}(?:,\d{3})+(?=(?:\.\d+)? [-+*/=]))(?![\d,])"
+    r"(?:(?<=[-+*/=x] )\d{1,3}(?:,\d{3})+|(?<![\d,.])\d{1,3}(?:,\d{3})+(?=(?:\.\d+)? [-+*/=x]))(?![\d,])"
 )  # in a sum: 8,094 - 1,649 = 6,445
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(?!\d)")

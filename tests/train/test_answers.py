@@ -189,6 +189,7 @@ def test_the_verdict_on_every_row_of_the_tables(verifier: Verifier) -> None:
         (r"$x = \boxed{1}$", "-2, 1", "wrong", "a part of a list"),
         (r"so $a = -8 \cdot 32 = -\boxed{256}$", "-256", "correct", "a sign before the box"),
         (r"so $a = -8 \cdot 32 = -\boxed{256}$", "256", "wrong", "a sign before the box"),
+        (r"so $a = -8 \\cdot 32 = -\\boxed{256}$", "-256", "correct", "a sign before a box that was escaped twice"),
         (r"It is $-\boxed{x+1}$", "-x-1", "correct", "a sign before a sum"),
         ("Answer:\n- \\boxed{5}", "5", "correct", "the bullet of a list"),
         (r"$10-\boxed{5}$", "5", "correct", "a difference"),
