@@ -16,6 +16,7 @@ _MINUS = re.compile(
 )
 """A sign before a box that belongs to what is in it: neither a difference nor the bullet of a list."""
 _LETTER = re.compile(r"[A-J]|\\text\w*\{.*", re.DOTALL)
+_DISPLAYED = re.compile(r"^\s*(?:\\[\[(]|\$+)\s*([^$]*?)\s*(?:\\[\])]|\$+)\s*$", re.DOTALL)
 _SUM = re.compile(r"[-+=]|\\(?:pm|mp)")
 _PLACEHOLDER = re.compile(r"\\h?phantom\{[^{}]*\}|\\q?quad|\\[ ,;!_]|\\l?dots|\\square|[\s.?_~]")
 """What a box holds that is to be filled in."""
@@ -53,7 +54,7 @@ def _without_boxes(content: str) -> str:
     """The content of a box without the boxes in it, whose contents stay."""
     while inner := _BOX.search(content):
         held, end = _content(content, inner)
-        content = content[: inner.start()] + held + content[end:]
+        content = _DISPLAYED.sub(r"\1", content[: inner.start()] + held + content[end:])
     return content
 
 

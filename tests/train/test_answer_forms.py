@@ -18,7 +18,7 @@ SAME = [
     ("3x = 3 + 12 = 15", "15"), ("15 = x", "15"), (r"\text{Total: } 15", "15"), ("The answer is 15", "15"), (r"\angle ABC = 60^\circ", "60"), ("I(0)", "x = I(0)"),
     ("x = 5+6 = 11", "x = 11"), ("y = 2x+1+2 = 2x+3", "y=2x+3"), (r"A = \pi r^2 = 9\pi", r"A=9\pi"), (r"x = \frac{10}{14} = \frac57 \approx 0.714", r"x=\frac57"), (r"6", r"S = \frac12 ab = 6"), ("z = 3+3 = 6", "z = 5+1 = 6"), ("x=y=z", "x=y=z"), ("(x,y) = (1+1, 3) = (2,3)", "(2,3)"),
     (r"-\frac{\omega_{L} \hbar}{c}", r"\Delta p\approx -\frac{\hbar \omega_{L}}{c}"), ("5", r"\Delta p = 5"), ("f(5)=0", "0"), ("a+b=0", "0"), ("x^2-y^2 = 0", "0"), ("x_1+x_2=0", "0"),
-    ("8,094 - 1,649 = 6,445", "6,445"), ("$3,686.00 + 4,173.00 = 7,859.00", "7859"),
+    ("8,094 - 1,649 = 6,445", "6,445"), ("6,678 + 2,183 = 8,861 tractors", "8,861"), ("7,281 x 3 = 21,843", "21,843"), ("$3,686.00 + 4,173.00 = 7,859.00", "7859"),
     # names of geometry
     ("60", r"\angle ABC = 60^\circ"), (r"m\angle A = 60^\circ", "60"), (r"\angle ABC = 90^\circ - 30^\circ = 60^\circ", r"\angle ABC = 60^\circ"), ("1", "|AB|=1"), (r"\frac{1}{\sqrt6}", r"\frac{NO}{BO}=\frac{1}{\sqrt{6}}"), (r"\overline{AB}=5", "5"), (r"\vec{v} = (1,2)", "(1,2)"),
     (r"\pi \approx 3.14", r"\pi"), (r"\pi \approx 3.14", "3.14"), (r"\phantom{0}5", "5"), (r"\text{five}", "5"), (r"4\text{ boys, }5\text{ girls}", "4, 5"),

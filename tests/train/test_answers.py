@@ -195,6 +195,7 @@ def test_the_verdict_on_every_row_of_the_tables(verifier: Verifier) -> None:
         (r"$10-\boxed{5}$", "5", "correct", "a difference"),
         (r"Answer: -\boxed{\text{(A)}}", "A", "correct", "a dash before a choice"),
         (r"\boxed{\[ \boxed{4489} \]}", "4489", "correct", "a box in a displayed box"),
+        (r"\boxed{\[ \boxed{2, 3, 7} \]}", "2, 3, 7", "correct", "a boxed list in a displayed box"),
         (r"\boxed{x = \boxed{5}}", "5", "correct", "a box in a box, and a name"),
         (r"\boxed{\boxed{1999}+1}", "1999", "wrong", "a box in a sum"),
         (r"\boxed{2\boxed{5}}", "5", "wrong", "a box in a product"),
