@@ -26,11 +26,12 @@ _BRACE = re.compile(r"\\?[{}]")
 def boxes(text: str) -> list[str]:
     r"""Return the different contents of \boxed{..} (and \fbox{..}, \boxed 5), in order, without empty ones."""
     found: list[str] = []
-    start = len(text)
+    last = {mark: text.rfind(mark) for mark in ("\\boxed", "\\fbox")}
     for _ in range(MAX_BOXES):
-        start = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
+        start, mark = max((place, mark) for mark, place in last.items())
         if start < 0:
             break
+        last[mark] = text.rfind(mark, 0, start)  # a long text is searched once for each mark, not for each box
         match = _BOX.match(text, start)
         content = _without_boxes(_content(text, match)[0]) if match else ""
         if _PLACEHOLDER.sub("", content):
