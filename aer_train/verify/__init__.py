@@ -14,7 +14,8 @@ Where the answer is:
 * In this order: \boxed{..}; <answer>..</answer>; the last explicit mark, which is "the answer is x" in its forms or #### x, whichever comes
   later; a response that is nothing but an answer; a last sentence that draws a conclusion (Therefore, ...) or is all of the response, with
   one number in it.
-* Different boxes are all kept: they must all be right, or be the parts of a gold list. A box that never closes is none.
+* Different boxes are all kept: they must all be right, or be the parts of a gold list. A box that never closes is none. A minus sign right
+  before a box belongs to what is in it.
 * Words around a number are read (negative 5, 5 percent, 5 million), or known to leave it as it is (18 eggs, an area of 5), or the number is
   not the answer: less than 5, half of 10, 5 squared, perhaps 5, step 5, the number of divisors of 12.
 
@@ -41,7 +42,9 @@ What is equal:
   real numbers are compared as sets: x \ne 0 is \mathbb{R} \setminus \{0\}.
 * x = 5 is 5, and so is a chain that ends in 5; the gold answer's equation must be met by an equation (up to a factor), or by its right-hand
   side when its left-hand side is a name. A chain of a name and values is its last one: x = 5 + 6 = 11 is x = 11. Inequalities are equal up
-  to a factor as well: -x > -1 is x < 1. A ratio is compared part by part.
+  to a factor as well: -x > -1 is x < 1. A ratio is compared part by part. An equation in symbols and numbers with 0 on its right is not 0.
+* Names count: x > 1, y > 2 is not y > 1, x > 2, and f(x) = 1 is not g(x) = 1; y is another name of f(x). In a list so do the words for
+  what is counted: 5 boys and 6 girls are not 6 boys and 5 girls. p=5, q=2; p=7, q=2 is (5,2), (7,2).
 * Words are compared without case and article; a choice is its letter, and (C) 42 is either C or 42, as the gold answer asks.
 """
 

@@ -16,7 +16,7 @@ class Choice(NamedTuple):
     """What the letter stands for, as far as it is said."""
 
 
-_TEXT = re.compile(r"\\text ?\{ ?(\(?[A-J]\)?[).:]?) ?\}|\\text ?\{ ?(\([A-J]\)|[A-J][).:]) ?(?=[^{}]+\})")
+_TEXT = re.compile(r"\\text ?\{ ?(\(?[A-J]\)?[).:]?|\([a-h]\)) ?\}|\\text ?\{ ?(\([A-J]\)|[A-J][).:]) ?(?=[^{}]+\})")
 _CHOICE = re.compile(
     r"(?:\\text ?\{ ?)?(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? ?\}? ?)?"
     r"(?:\( ?([A-J]) ?\)[.:]?|([A-J])[).:]|([A-J])(?= \()|([A-J])(?=$|, ))(.*)",
@@ -24,7 +24,8 @@ _CHOICE = re.compile(
 )
 _BEHIND = re.compile(r"((?!Sin|Cos|Tan|Log|Exp|Det|Area|Vol)[A-Z][a-z]{2,}[^()]*|-?\d[\d.,]*) \( ?([A-J]) ?\)")  # Tokyo (D)
 _OPERATED = re.compile(r" ?[+*/^=!_<>;:&|]|-")  # (C)+1 is no choice, (C) -1 is
-_WORDS = re.compile(r", (?:\\text ?\{ ?)?[A-Za-z]{2}")
+_WORDS = re.compile(r", (?:\\text ?\{ ?)?[A-Za-z][a-z]")  # B, No; but not I, III and V
+_CLOCK = re.compile(r"\b[AP]\.M\b\.?")
 _ANOTHER = re.compile(
     r"^(?:\\text ?\{ ?)?(?:or|and|not|but)\b|(?<![A-Za-z(\\])\(? ?[A-J] ?\)?(?=$|[,;.:])|\([A-J]\)|\b(?:or|not|isn't|wrong)\b"
 )
@@ -50,7 +51,12 @@ def choice(text: str) -> Choice:
         beside = inside(beside, "()")
     if letter in "abcdefgh" and match[1] and not beside:
         letter = letter.upper()
-    if not letter.isupper() or _OPERATED.match(rest) or (rest.startswith(",") and not _WORDS.match(rest)) or _ANOTHER.search(beside):
+    if (
+        not letter.isupper()
+        or _OPERATED.match(rest)
+        or (rest.startswith(",") and not _WORDS.match(rest))
+        or _ANOTHER.search(_CLOCK.sub("", beside))
+    ):
         return Choice("", "")
     return Choice(letter, beside)
 

@@ -71,6 +71,7 @@ vase vegetable vehicle vendor verb vertex vertices veteran video villager vine v
 vote voter vulture wagon waiter wall wallet walrus warrior washer wasp watch water watermelon wave way weasel web website weed weight
 whale wheat wheel wheelbarrow whiskey whistle widget wife win window wine wing winner wipe wire wives wizard wolf wolves woman wombat
 women wood word work worker workout worm wrapper wrench wrestler writer yak yarn yeast yogurt zebra zoo zucchini
+listener tractor
 """
 NOUNS = frozenset(_NOUNS.split())
 """In the singular."""

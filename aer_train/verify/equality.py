@@ -18,7 +18,7 @@ MAX_ANSWER = 1000
 """Characters; a longer answer is equal to no gold answer but the very same text."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_LETTERS = re.compile(r"(?:[A-Za-z]+[ .'-])*[A-Za-z]{3,}(?:[ .'-][A-Za-z]+)*\.?")
+_LETTERS = re.compile(r"(?:[A-Za-z]+(?:\. |[ .'-]))*[A-Za-z]{3,}(?:(?:\. |[ .'-])[A-Za-z]+)*\.?")
 _LABEL = re.compile(
     r"^(?:\\text ?\{(?![^{}]*(?:\b(?:not|never|wrong|incorrect|false|than|least|most|half|twice|double|triple|except|unless|if|perhaps|"
     r"maybe|or|minus|negative)\b|n't))[^{}]*(?::|\bis|\bare) ?\}"
@@ -34,6 +34,9 @@ _SHORT_WORDS = set(_WORDS.split())
 
 _CAPITALS = re.compile(r"[A-Z]{3,}")
 """An order or a figure: ACB is not ABC, though a product would be."""
+
+_ORDER = re.compile(r"\d+(?:-\d+){2,}")
+"""An order or a date: 5-4-1 is not 5-1-4, though the differences would be the same."""
 
 _CLOCK = re.compile(r"\d{1,2}:\d\d( ?[ap]m)?")
 _TEXT_ONLY = re.compile(r"\\text ?\{[^{}]*\}(?: ?\\text ?\{[^{}]*\})*")
@@ -108,6 +111,8 @@ def exactly(answer: str, gold: str) -> bool | None:
         return answer.casefold() == gold.casefold()
     if _CAPITALS.fullmatch(gold) and _CAPITALS.fullmatch(answer):
         return answer == gold
+    if _ORDER.fullmatch(gold):
+        return squeeze(answer) == gold
     if in_base(answer) or in_base(gold):
         return in_base(answer) == in_base(gold)
     if ("%" in answer) != ("%" in gold) or (":" in answer) != (":" in gold) or is_text(answer):

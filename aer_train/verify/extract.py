@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from aer_train.verify.boxes import boxes
+from aer_train.verify.choice import choice
 from aer_train.verify.latex import clean
 from aer_train.verify.prose import SENTENCE_END, only, value, words
 from aer_train.verify.quantity import quantity
@@ -30,6 +31,7 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 _HASHED = re.compile(r"####|^A:", re.MULTILINE)
+_CHOSEN = re.compile(r"\(?[A-J][).:] ")
 _BOLD_LINE = re.compile(r"\*\*([^*\n]+)\*\*\.?")
 _THEREFORE = re.compile(r"^(?:so|thus|therefore|hence),? ", re.IGNORECASE)
 _THEN = re.compile(r"(?<=[$)\]]) (?=(?:So|Thus|Therefore|Hence)\b)")  # a formula without a full stop, and then the conclusion
@@ -122,6 +124,8 @@ def _after_hashes(rest: str) -> str:
 def _alone(text: str) -> str:
     """The whole response, when it is nothing but an answer."""
     text = _THEREFORE.sub("", text.strip())
+    if _CHOSEN.match(text) and "\n" not in text and choice(clean(text[:TAIL])).letter:
+        return text.rstrip(".")
     if len(text) > TAIL or "\n" in text or "\\boxed" in text or (len(words(text)) > 1 and not quantity(clean(text))):
         return ""
     return value(text)

@@ -69,6 +69,11 @@ _RAISED = str.maketrans("⁻⁺⁰¹²³⁴⁵⁶⁷⁸⁹", "-+0123456789")
 _ROOT_SIGN = re.compile(r"√ ?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+|[A-Za-z]))")
 _ROOT_ARGUMENT = re.compile(r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))")
 _SHORT_GROUP = re.compile(r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?!\d)")  # 2^{6}3 is not 2^63
+_RAISED_FIRST = re.compile(
+    r"(?<![A-Za-z\\])([A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|psi|omega))"
+    r" ?\^ ?(\{[^{}]*\}|\w) ?_ ?(\{[^{}]*\}|\w)"
+)  # v^2_0 is v_0^2; the limits of an integral stay
+_ESCAPED = re.compile(r"(?<!\\)\\\\begin")  # text that was escaped twice
 _PRIMES = re.compile(r"\^\s*\{\s*((?:\\prime\s*)+)\}|\^\s*\\prime(?![A-Za-z])")
 _SIGN_ABOVE = re.compile(r"\^\s*\{\s*([-+*])\s*\}")
 _BLACKBOARD = re.compile(r"\\mathbb ?(?:\{ ?([A-Z]) ?\}|([A-Z]))")
@@ -76,7 +81,7 @@ _OTHER_DIGIT = re.compile(r"[^\x00-\x7f]")
 _CIRCLE = re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])")
 _TEXT_WORD = re.compile(r"\\text\s*\{\s*([^{}]*?)\s*\}", re.DOTALL)
 _EMPTY_SET = re.compile(r"\\\{ ?\\\}")
-_PERCENT_WORD = re.compile(r"\\?%|\b(?:per\s?cent|pct)\b|\\text\s*\{\s*(?:\\?%|per\s?cent)\s*\}", re.IGNORECASE)
+_PERCENT_WORD = re.compile(r"\\?%|\b(?:per\s?cent|pct|percentage(?! point))\b|\\text\s*\{\s*(?:\\?%|per\s?cent)\s*\}", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d) ?\{ ?, ?\} ?(?=\d)|\{,\}")
 _GAP = re.compile(r"\s+")
 _INNER_GAP = re.compile(r"(?<![0-9.])\s+|\s+(?![0-9.])")
@@ -91,7 +96,9 @@ def clean(text: str) -> str:
         text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0], digit[0])), text)
     text = _GAP.sub(" ", text)
     if "\\" in text or "$" in text or "~" in text:
-        if "\\begin" not in text:
+        if _ESCAPED.search(text):
+            text = text.replace("\\\\", "\\")
+        elif "\\begin" not in text:
             text = _DOUBLE_BACKSLASH.sub(r"\\", text)
         text = _STYLE.sub(r"\1", _ROW_SPACE.sub(r"\\\\", _NO_BRACKET.sub("", _NEGATIVE_SPACE.sub("", text))))
         text = _FUNCTION_NAME.sub(r"\\\1 ", text)
@@ -108,6 +115,8 @@ def clean(text: str) -> str:
     for written, spelled in (("...", r"\dots "), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne ")):
         text = text.replace(written, spelled)
     text = _EMPTY_SET.sub(r"\\emptyset", _PERCENT_WORD.sub("%", text))
+    if "^" in text and "_" in text:
+        text = _RAISED_FIRST.sub(r"\1_\3^\2", text)
     text = _THOUSANDS.sub(",", _SHORT_GROUP.sub(r"\1\2", text))
     return _GAP.sub(" ", text).strip()
 

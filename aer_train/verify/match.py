@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aer_train.verify.brackets import split
+from aer_train.verify.counted import singulars
 from aer_train.verify.intervals import is_inequality
 from aer_train.verify.latex import squeeze
 from aer_train.verify.shape import DENIED, NAME, ORDERED, Shape, shape
@@ -39,8 +40,12 @@ class Rules(NamedTuple):
 
 _FUNCTION = re.compile(r"[A-Za-z]\([A-Za-z]\)")  # f(x) = 2x + 3 is y = 2x + 3
 _NAME_BEHIND = re.compile(r"[\w)}\]] [A-Za-z](?:_(?:\w|\{[^{}]*\}))?$")  # x = 1 y = 2
-_PROSE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,} [A-Za-z]{2,}")
-_VARIABLE = re.compile(r"(?!\\pi$)\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
+_PROSE = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]{2,} [A-Za-z]{2,}|(?:if|iff|for|when|where|with|unless)(?![A-Za-z]))")
+_INSIDE = re.compile(r"\([^()]*\)|[_^] ?(?:\{[^{}]*\}|\w)")
+_OWN_SYMBOL = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
+_COUNTED = re.compile(r"(?:\\text ?\{ ?)?-?[\d.,]+ ?(?:\\text ?\{ ?)?((?:[A-Za-z]{2,}[ -]?)+)\}?")
+_WORDS = re.compile(r"[a-z]+")
+_VARIABLE = re.compile(r"(?!\\pi$)(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
 
 
 def same(answer: str, gold: str, rules: Rules) -> bool | None:
@@ -58,11 +63,13 @@ def _same_shape(answer: str, gold: str, rules: Rules) -> bool | None:
     kinds = {a.kind, g.kind}
     if kinds == {"value"}:
         return _same_value(answer, gold, a, g, rules)
+    if _other_name(a.name, g.name):
+        return False
     if "union" in kinds and kinds <= {"union", "list", *ORDERED}:
         return True if _in_any_order(a.parts, g.parts, rules) else rules.union(answer, gold)
     if kinds <= {"list", "set", "value"}:
         return _in_any_order(a.parts, g.parts, rules)
-    if a.kind != g.kind or (a.name and g.name and a.name != g.name):
+    if a.kind != g.kind:
         return False
     return _in_order(a.parts, g.parts, rules)
 
@@ -81,9 +88,10 @@ def forms(text: str) -> list[str]:
 def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> bool | None:
     """An equation is compared with an equation as a whole; where the gold answer is none, what stands after the last = is compared."""
     (found, called), (expected, wanted) = chained(a), chained(g)
-    other_name = called and called != wanted and not (_FUNCTION.fullmatch(called) or _FUNCTION.fullmatch(wanted))
     expected = forms(expected)[0] if "\\approx" in expected else expected
-    if len(split(expected, "=")) > 1 or (wanted and (len(split(found, "=")) > 1 or other_name)):
+    if squeeze(expected) == "0" and _is_unsolved(found):
+        return False
+    if len(split(expected, "=")) > 1 or (wanted and (len(split(found, "=")) > 1 or _other_name(called, wanted))):
         return rules.value(answer, gold)
     said = forms(found)
     verdicts = [rules.value(form, expected) for form in said]
@@ -91,6 +99,19 @@ def _same_value(answer: str, gold: str, a: Shape, g: Shape, rules: Rules) -> boo
         return verdicts[0]
     agree = rules.rounded(*said)
     return agree if True in verdicts or agree is False else None
+
+
+def _other_name(name: str, wanted: str) -> bool:
+    """Whether two names are there, and not those of the same thing; y is another name of f(x)."""
+    one_function = bool(_FUNCTION.fullmatch(name)) != bool(_FUNCTION.fullmatch(wanted)) and 1 in (len(name), len(wanted))
+    return bool(name and wanted) and name != wanted and not one_function
+
+
+def _is_unsolved(text: str) -> bool:
+    """Whether a text is an equation in symbols and numbers that is written with 0 on its right: x - 5 = 0 says 5, but f(5) = 0 says 0."""
+    *left, _ = split(text, "=")
+    plain = _INSIDE.sub(" ", left[0]) if left else ""
+    return bool(_OWN_SYMBOL.search(re.sub(r"\d", " ", plain))) and any(character.isdigit() for character in plain)
 
 
 def chained(taken: Shape) -> tuple[str, str]:
@@ -121,6 +142,10 @@ def _in_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
 def _in_any_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
     if len(a) != len(g):
         return False
+    said, wanted = [_counted(part) for part in a], [_counted(part) for part in g]
+    if all(said) and all(wanted) and len(set(wanted)) == len(wanted) > 1:  # 5 boys and 6 girls are not 6 boys and 5 girls
+        own = [a[said.index(words)] for words in wanted] if set(said) == set(wanted) else a
+        return _in_order(own, g, rules)
     left, missing = _without(a, g), _without(g, a)
     if len(missing) > MAX_UNLIKE:
         return False
@@ -134,6 +159,12 @@ def _in_any_order(a: list[str], g: list[str], rules: Rules) -> bool | None:
         else:
             return False
     return None if unknown else True
+
+
+def _counted(part: str) -> str:
+    """The words behind a number, that say what it counts; empty for anything else."""
+    match = _COUNTED.fullmatch(part)
+    return " ".join(min(singulars(word), key=len) for word in _WORDS.findall(match[1].lower())) if match else ""
 
 
 def _without(texts: list[str], others: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from aer_train.verify.quantity import NUMERAL, quantity
 
 MATH = re.compile(r"\$\$([^$]+)\$\$|\$(?!\d[\d,.]*\s)([^$\n]+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)|\\\[((?:[^\\]|\\[^\[\]])+)\\\]")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
-SENTENCE_END = re.compile(r"(?<![\d.\\])[.!][$*)\]\"']*\s|(?<=\d)\.\s+(?=[A-Z])")
+SENTENCE_END = re.compile(r"(?<![\d.\\])(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!][$*)\]\"']*\s|(?<=\d)\.\s+(?=[A-Z])")
 _COPULA = re.compile(r"\b(?:is|are|be|equals?|=)(?:\s+(?:equal to|approximately|about|exactly|simply))?\s")
 _WORD = re.compile(r"(?<![\\A-Za-z={_^])[A-Za-z]{2,}(?![A-Za-z=}(])")
 _NO_PROSE = re.compile(

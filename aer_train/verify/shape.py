@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aer_train.verify.brackets import enclosing, inside, split
-from aer_train.verify.intervals import as_interval, without_builder
+from aer_train.verify.intervals import as_interval, as_member, named_interval, without_builder
 from aer_train.verify.latex import squeeze
 from aer_train.verify.quantity import quantity
 
@@ -31,7 +31,7 @@ _GEOMETRY = (
     r"|\| ?[A-Z]{2} ?\||\\frac\{ ?[A-Z]{2} ?\}\{ ?[A-Z]{2} ?\}"
 )
 """Names of angles, lengths and ratios of lengths."""
-_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
+_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
 NAME = re.compile(
     rf"(?!\\pi ?\\approx)(?:{_SYMBOL}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?:, ?[A-Za-z])*\)|{_SYMBOL}(?: ?: ?{_SYMBOL})+)"
     r" ?(?:=|\\in(?![A-Za-z])|:=|\\approx(?![A-Za-z])) ?(?!=)"
@@ -48,6 +48,10 @@ _COMMA_WITHIN = re.compile(r"\\text ?\{([^{}]*?), ?\} ?")
 _LETTERS = re.compile(r"\\text ?\{ ?((?:[A-Z](?:,? ?(?:and|or) |, ?| ?(?=\})))+)\}")  # \text{A and C}
 _MATRIX = re.compile(r"(.*?)(?:\* ?)?([\[(]?)\\begin\{matrix\}(.*)\\end\{matrix\}([\])]?)(\^ ?(?:T|\\top|\{ ?(?:T|\\top) ?\}))?", re.DOTALL)
 _CASES = re.compile(r"(?:\\\{ ?)?\\begin\{(?:cases|aligned|align|gathered)\*?\}(.*)\\end\{(?:cases|aligned|align|gathered)\*?\}", re.DOTALL)
+_BRACKET = re.compile(r"[(\[{]")
+_THOUSANDS = re.compile(
+    r"(?:(?<=[-+*/=x] )\d{1,3}(?:,\d{3})+|(?<![\d,.])\d{1,3}(?:,\d{3})+(?=(?:\.\d+)? [-+*/=x]))(?![\d,])"
+)  # in a sum: 8,094 - 1,649 = 6,445
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(?!\d)")
 _CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:if|for|when|where)\b")
@@ -56,7 +60,9 @@ _CONDITION = re.compile(r"^[, ]*\\text ?\{ ?(?:if|for|when|where)? ?\}|^[, ]*(?:
 @lru_cache(maxsize=2_000)
 def shape(text: str) -> Shape:
     """Take a cleaned text apart."""
-    text = without_builder(text.strip().rstrip(" .;")).replace(";", ", ")
+    if "," in text and not _BRACKET.search(text):
+        text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    text = _as_tuples(without_builder(text.strip().rstrip(" .;"))).replace(";", ", ")
     named = None if DENIED.search(text) else NAME.match(text)
     name, body = (_name(named[0]), text[named.end() :]) if named else ("", text)
     sides = split(text, "=")
@@ -71,9 +77,10 @@ def shape(text: str) -> Shape:
     if "\\begin" in body:
         found = _rows(body)
         return found._replace(name=name) if found else Shape("value", [body], name)
-    body = as_interval(_unwrapped(body))
+    about, body = named_interval(_unwrapped(body))
+    name = name or squeeze(about)
     if len(pieces := split(body, "\\cup")) > 1 or "\\setminus" in body:
-        return Shape("union", [as_interval(piece) for piece in pieces], "")
+        return Shape("union", [as_interval(piece) for piece in pieces], name)
     if brackets := enclosing(body):
         parts = _listed(inside(body, brackets))
         if brackets in ("\\{\\}", "{}") and parts != [""] and not re.search(r"[|:]", body):
@@ -86,8 +93,21 @@ def shape(text: str) -> Shape:
     elif any(character.isdigit() for character in text):
         text = _WORD_WITHIN.sub(_parted, _COMMA_WITHIN.sub(r"\\text{\1}, ", text))
     pieces = [piece for piece in _WORD_SEPARATOR.split(text) if piece.strip()]
-    parts = [as_interval(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
+    parts = [as_member(part) for piece in pieces for part in _listed(piece.strip(" ,"))]
     return Shape("list", parts, "") if len(parts) > 1 else Shape("value", [body], name)
+
+
+def _as_tuples(text: str) -> str:
+    """Write solutions in the same unknowns, p=5, q=2; p=7, q=2, as the tuples that they are: (5, 2), (7, 2)."""
+    if text.count("=") < 4:
+        return text
+    solutions = [split(solution, ",") for part in split(text, ";") for solution in _WORD_SEPARATOR.split(part)]
+    named = [[(NAME.match(value), value) for value in values] for values in solutions]
+    if len(named) < 2 or not all(match for values in named for match, _ in values):
+        return text
+    if len(named[0]) < 2 or len({tuple(_name(match[0]) for match, _ in values if match) for values in named}) > 1:
+        return text
+    return ", ".join(f"({', '.join(value[match.end() :] for match, value in values if match)})" for values in named)
 
 
 def _name(written: str) -> str:
@@ -104,7 +124,7 @@ def _rows(text: str) -> Shape | None:
     """A matrix, times what stands before it; or the rows of cases as a list."""
     if cases := _CASES.fullmatch(text):
         rows = [[_CONDITION.sub("", cell).strip(" ,&") for cell in row.split("&")] for row in cases[1].split("\\\\") if row.strip()]
-        return Shape("list", [as_interval(row[0]) if len(row) == 1 else f"({', '.join(row)})" for row in rows], "")
+        return Shape("list", [as_member(row[0]) if len(row) == 1 else f"({', '.join(row)})" for row in rows], "")
     matrix = _MATRIX.fullmatch(text)
     if matrix is None or "\\begin" in matrix[3]:
         return None

@@ -28,6 +28,7 @@ from aer_train.verify.shape import shape
 _RELATION = re.compile(r"(=|<|>|\\(?:le|ge|ne|equiv)(?![A-Za-z]))")
 _RUN = re.compile(r"(?<![A-Za-z\\_{])[A-Za-z]{3,}(?![A-Za-z}])")
 _FUNCTIONS = {*FUNCTION_NAMES.split("|"), "infinity", "infty", "sqrt", "mod"}
+_WORDS = re.compile(r"(?<![A-Za-z\\_{])([A-Za-z]{3,}) ([A-Za-z]{3,})(?![A-Za-z}])")
 _PROSE = re.compile(
     r"(?:^| )(?:for|and|or|if|iff|when|where|otherwise|not|no|the|is|are|of|with|all|any|to|than|but|as|by|at|on|so|it|we|else)(?= |$)",
     re.IGNORECASE,
@@ -80,7 +81,8 @@ def _has_prose(answer: str, gold: str) -> bool:
     """Whether an answer has words, which would be read as products of letters: not 0 is not n o t 0."""
     plain = without_unit(answer)[0]
     runs = set(_RUN.findall(plain)) - _FUNCTIONS
-    return bool(_PROSE.search(plain)) or not set("".join(runs)) <= set(gold)
+    said = any(not _FUNCTIONS.intersection(pair) for pair in _WORDS.findall(plain))
+    return said or bool(_PROSE.search(plain)) or not set("".join(runs)) <= set(gold)
 
 
 def _parsed(text: str, gold: bool = False) -> Node:

@@ -33,6 +33,7 @@ _SPELLED = (
     (re.compile(r"\b([ap])\.m\b\.?"), r"\1m"),
 )
 _WORD = re.compile(r"(?P<over>/|\bper\b)|(?P<word>[A-Za-zµΩÅ€£¥₹'-]+)\.?(?: ?\^ ?\{? ?(?P<power>-?\d) ?\}?)?|[ *().]+|.")
+_SUBSCRIPT = re.compile(r"_ ?(?:\w|\{[^{}]*\})")
 _LETTERS = set("msghLNJKVWAFC")
 """Units of one letter; other letters are variables."""
 
@@ -70,6 +71,7 @@ def split_unit(text: str, *, letters: bool = False, gold: bool = False) -> Split
     if "\\" in text or ".m" in text:
         for pattern, spelling in _SPELLED:
             text = pattern.sub(spelling, text)
+    gold = gold and any(character.isdigit() for character in _SUBSCRIPT.sub("", text))  # P_2 have the same area
     text, front = _without_currency(text)
     head, rest = text[:-LONGEST], _TEMPERATURE.sub(r" \\text{deg\1\2}", text[-LONGEST:])
     rest = (rest if _ANGLE.search(text) else rest.replace("^\\circ", "")).strip().rstrip(" .")

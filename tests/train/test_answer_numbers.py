@@ -27,6 +27,8 @@ EQUAL = [
     (r"\frac{1+2(-\frac12)^k}{6}", r"\frac16+\frac{1}{3(-2)^{k}}"), ("(-1)^{n+1}", "(-1)^{n-1}"), ("(-1)^n", r"\cos(n\pi)+(-1)^n-\cos(\pi n)"), (r"\frac{(2n)!}{2^n n!}", "(2n-1)!!"), (r"\binom{n}{2}", r"\frac{n(n-1)}{2}"),
     (r"\lfloor \frac{n^2}{4} \rfloor", r"\lfloor \frac n2 \rfloor \lceil \frac n2 \rceil"), (r"\lfloor n/2 \rfloor", r"\frac{2n-1+(-1)^n}{4}"), (r"\lfloor \frac n2+\frac14 \rfloor", r"\lfloor n/2 \rfloor"), (r"\sqrt{x^2}", "|x|"), ("|x-10|", "|10-x|"), (r"\ln(x^2-1)", r"\ln(x-1)+\ln(x+1)"),
     (r"\sqrt{(x-100)(200-x)}", r"\sqrt{-x^2+300x-20000}"), (r"\sqrt{1-x^2}", r"\sqrt{(1-x)(1+x)}"), (r"\arcsin x+\arccos x", r"\frac{\pi}{2}"), (r"\frac{dy}{dx}=2x", "dy/dx = 2x"), ("x2", "2x"), ("a**2", "a^2"),
+    ("8,094 - 1,649", "6445"), ("x = 1,200 + 34", "1234"), ("12,345,678 + 1", "12345679"), ("1/2,300", r"\frac12, 300"), ("(1,200 + x, 3)", "(1,200+x,3)"),
+    ("v^2_0", "v_0^2"), (r"x^2_1+x^{2}_{2}", "x_1^2+x_2^2"), (r"(\frac{\sqrt{2}v^2_0}{g},1)", r"(\frac{\sqrt2 v_0^2}{g},1)"), (r"\lambda^2_1", r"\lambda_1^2"), (r"\int^2_1 x dx", r"\int_1^2 x dx"),
     ("2^{100n}", "4^{50n}"), ("0", "(x+1)^2-x^2-2x-1"), (r"\Gamma_0 f(x+1)", r"f(1+x)\Gamma_0"), ("10^{10^{10}}", "10^{10^{10}}"), (r"3 \pmod 5", r"8 \pmod{5}"), (r"x \equiv 3 \pmod 5", r"x\equiv 3\pmod{5}"),
 ]  # fmt: skip
 DIFFERENT = [
@@ -40,7 +42,7 @@ DIFFERENT = [
     (r"n \bmod 1000", "n", "below 1000"), (r"\gcd(n, 30)", r"\gcd(n, 15)", "at odd numbers"), ("|x|", "x", "at positive numbers"), (r"\min(n, 50)", "n", "below 50"),
     (r"x+\lfloor x \cdot 10^{-20}\rfloor", "x", "below 10^20"), (r"x+\max(0,x-10^{400})", "x", "below 10^400"), (r"x+\lfloor\frac{1}{1+(x-37)^2}\rfloor", "x", "but at 37"), (r"x+\lfloor\frac{1}{1+|x+\frac{7}{3}|}\rfloor", "x", "but at -7/3"),
     (r"2\binom{5}{2}", "12", "a mixed number"), (r"5\frac{0}{3}", "5", "a mixed number"), (r"5\binom{3}{1}", "8", "a mixed number"), (r"2(\frac13)", r"\frac73", "a mixed number"), ("100(1/4)", "100.25", "a mixed number"), ("(2) 3", "5", "a mixed number"), ("(1) 20 cm", "21 cm", "a mixed number"),
-    ("3 4", "12", "numbers side by side"), ("3 4", "34", "numbers side by side"), (r"2^6 3^5", "2^{63^5}", "a space"), (r"2^{6}3^{5}", "2^{63^5}", "braces"), (r"3\cdot\frac12", r"\frac72", "a product"), (r"\log_2 8", r"\log 28", "a base"),
+    ("1,100 - 1", "1, 99", "a list"), ("3 4", "12", "numbers side by side"), ("3 4", "34", "numbers side by side"), (r"2^6 3^5", "2^{63^5}", "a space"), (r"2^{6}3^{5}", "2^{63^5}", "braces"), (r"3\cdot\frac12", r"\frac72", "a product"), (r"\log_2 8", r"\log 28", "a base"),
     ("52_x", "52", "a letter as base"), ("12_b", "12", "a letter as base"), ("5_a", "5", "a letter as base"), ("52_8", "52", "a base"), ("52_8", "42", "a base"), ("-222_3", "-221_3", "a base"), ("59_8", "59", "no digit of its base"),
     ("I(0)", "0", "a function"), ("f(x)+f(y)", "f(x+y)", "a function"), (r"\frac{dM}{dt}", r"\frac{M}{t}", "a derivative"), (r"\sin^{-1}(x)", r"\frac{1}{\sin x}", "an inverse"), (r"\int_0^1 x^2 dx", r"\int_0^1 x^3 dx", "an integral"),
     (r"\int_0^1 x^2 dx", r"\int_0^2 x^2 dx", "an integral"), (r"\sum_{n=0}^{\infty} x^n", r"\sum_{n=0}^{\infty}(-1)^n x^n", "a series"), (r"\prod_{n=1}^{\infty}(1-x^n)", r"\prod_{n=1}^{\infty}(1+x^n)", "a product"), (r"30^\circ", r"\frac{\pi}{6}", "an angle"),

@@ -19,12 +19,15 @@ SAID = [
     ("Thus, the answer is A (Connor).", "Connor"), ("Thus, the answer is Tokyo (D).", "D"), ("The highest value on the x axis is '30'.", "30"),
     ("Therefore, John has 5 more than Mary.", "5"), ("So the largest number that could be chosen is 5.", "5"), ("So the most likely value is 5.", "5"),
     ("The answer is for sure D, it can't be A or B", "D"), ("$y = 8.8 - 2.8 = 6$ So, the pair $(x, y)$ that solves the system is $(7, 6)$.", "(7,6)"),
+    ("The answer is Mr. Watson.", "Mr. Watson"), ("The answer is Dr. Smith. He is 5.", "Dr. Smith"), ("The answer is St. Louis.", "St. Louis"), ("The answer is (B) 9:50 A.M.", "9:50 A.M."), ("The answer is Mr. Gupta's class.", "Mr. Gupta's class"),
     # a response that is one sentence
+    ("(A) Sri Lanka.", "Sri Lanka"), ("(A) Sri Lanka.", "A"), ("B) turkey sandwiches", "turkey sandwiches"), ("(B) 9:50 A.M.", "B"), ("8,094 - 1,649 = 6,445.", "6,445"),
     (r"We find that $x \lt 3$.", "x<3"), ("The picture that shows it is (C).", "C"), ("60% of the students enrolled in hip-hop dance.", r"60\%"), ("5 cars drove through the traffic jam.", "5"),
     ("We add them. Therefore, there are 12 distinct sequences. I hope it is correct.", "12"),
 ]  # fmt: skip
 NOT_SAID = [
     # (sentence, a number that it does not say)
+    ("(A) Sri Lanka.", "B"), ("(A) Sri Lanka or (B) Peru", "A"), ("(A) is wrong, so it is B", "A"), ("A man has 5 apples", "A"),
     ("The answer is probably 5.", "5"), ("The answer might be 5.", "5"), ("It may be 5.", "5"), ("The answer is 5 more than x.", "5"), ("The answer is 5 less than twice n.", "5"),
     ("Let me think about 5.", "5"), ("We are asked for 12.", "12"), ("Suppose that he has 5 apples.", "5"), ("There are fewer than 5 eggs.", "5"), ("I cannot solve problem 12.", "12"), ("We have 5 apples. Then I stop.", "5"), ("5 cars drove through the", "5"),
     ("The answer is negative 5.", "5"), ("The answer is minus 5.", "5"), ("The answer is less than 5.", "5"), ("The answer is at least 5.", "5"), ("The answer is at most $5$.", "5"), ("The answer is over 5.", "5"), ("The answer is almost 5.", "5"),
