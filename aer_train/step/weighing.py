@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def weigh_step(
     """Return what the method makes of each token, and the scores of all samples where it needs them for that.
 
     Args:
-        reference: what a KL penalty pulls towards; None without one.
+        reference: the first policy, for a KL penalty or the method; None where neither needs it.
     """
     needs, layout = also_needs(method), Layout.of(batch)
     decode = cache(lambda token: policy.tokenizer.decode([token])) if "text" in needs else None
@@ -48,15 +49,23 @@ def weigh_step(
         statistic = statistic_of(method)
         if statistic is not None:
             tokens = replace(tokens, statistic=statistics(policy, batch.samples, layout.rows, statistic, config))
+    first = None if reference is None else _by_reference(reference, batch, layout, config, clock)
+    if first is not None and "reference_entropy" in needs:
+        tokens = replace(tokens, reference_entropy=torch.from_numpy(first["entropy"]))
     bonus: Callable[[TokenBatch], Tensor] | None = getattr(method, "reward_bonus", None)
     if bonus is not None:
         batch = assign_credit(batch.groups, config, bonus(tokens))
         tokens = replace(tokens, advantages=advantages_of(batch, tokens))
     weighed = weigh(batch, tokens, method)
-    if reference is not None:
-        with clock.part("old_logprobs"), reference.scoring() as start:
-            weighed = replace(weighed, reference=score(start, batch.samples, layout.rows, config).flat(layout)["logprobs"])
+    if first is not None and config.objective.kl_coef:
+        weighed = replace(weighed, reference=first["logprobs"])
     return weighed, scores
+
+
+def _by_reference(reference: Reference, batch: Batch, layout: Layout, config: TrainConfig, clock: Clock) -> dict[str, np.ndarray]:
+    """What the first policy says of all loss tokens, in one pass: log-probs and entropies, over what rollouts draw from."""
+    with clock.part("old_logprobs"), reference.scoring() as start:
+        return score(start, batch.samples, layout.rows, config, sampling_floor(config)).flat(layout)
 
 
 def statistic_of(method: Method) -> Statistic | None:
