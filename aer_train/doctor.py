@@ -103,7 +103,7 @@ def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
         f"parameters ({config.model.param_dtype})": stored.itemsize * share,
         "gradients (float32)": 4 * moved,
         f"AdamW moments ({config.optim.state})": moments * moved,
-        **({f"frozen first policy ({config.model.param_dtype})": reference} if reference else {}),
+        **({f"frozen reference ({config.model.param_dtype})": reference} if reference else {}),
         **(_gathered(root, layer, parameters, dtype) if processes > 1 else {}),
         **({"parameters cast for products": cast * parameters} if processes == 1 and cast else {}),
         **({} if costs is None else {f"activations of {tokens:,} tokens": int(tokens * OVERHEAD * costs.activations(width))}),

@@ -21,7 +21,6 @@ from torch import Tensor
 from aer_kernels.entropy_control.aim import check_option as check_option
 from aer_kernels.kept_set import KeptSet
 
-
 OF_TOKENS = ("entropy", "current_entropy", "reference_entropy", "kept_entropy", "mean_surprise")
 """Optional fields of `TokenBatch` with a number a token."""
 
@@ -197,8 +196,9 @@ class Method(Protocol):
     from it: `Method(config)`. Six things are optional:
 
     * also_needs, a frozenset of names: further fields of `TokenBatch` that must be there. They are prompt_logprobs, text, statistic,
-      current_entropy, reference_entropy, kept_entropy and mean_surprise. With current_entropy the trainer asks `terms` again before each update on a batch
-      after the first.
+      current_entropy, reference_entropy, kept_entropy and mean_surprise. With current_entropy the trainer asks `terms` again before each
+      update on a batch after the first. reference_entropy costs a pass of the first policy, and the memory for it where the trainer does
+      not hold it anyway.
     * needs_logprobs, False for a method that does not look at `TokenBatch.logprobs`: a trainer that records none then needs no pass for
       them.
     * learns, False for a method whose decisions do not depend on what `update` is told: a trainer may then leave out passes that only

@@ -9,8 +9,8 @@
     x_t   = (H_t / (tau R_t) - 1) / surplus                 how far a token is above its own target
     entropy_coef_t = alpha clip(1 - x_t, 0, 1) - pull clip(x_t, 0, 1)
 
-Difficulty decides only what is held. The coefficient is given to all prompts. It needs no label of a kind of prompts, and no first batch that
-looks like the later ones: what is solved leaves h, and tokens that are copied have R near 0. pull is a small negative coefficient: a
+Difficulty decides only what is held. The coefficient is given to all prompts. It needs no label of a kind of prompts, and no first batch
+that looks like the later ones: what is solved leaves h, and tokens that are copied have R near 0. pull is a small negative coefficient: a
 bonus alone cannot bring entropy down, and prompts that nothing solves have no reward that would. B is the coefficient at which the first
 orders of policy gradient and bonus cancel over this update's tokens (`objectives.entropy_change`).
 
