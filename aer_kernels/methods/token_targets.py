@@ -20,6 +20,7 @@ Source: this project's own.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -33,6 +34,10 @@ from aer_kernels.objectives.entropy_change import entropy_slopes
 @dataclass(frozen=True)
 class TokenTargetsConfig(ControlledConfig):
     """Options of targets for each token."""
+
+    BOUND: ClassVar[str | None] = "max_coef"
+    SPEED: ClassVar[str | None] = "kp"
+    UNIT: ClassVar[str] = "of the first policy's"
 
     kind: str = "token_targets"
     tau: float = 0.85
