@@ -99,7 +99,8 @@ def cut_remedy(share: float, answered: float | None, limit: str, stop: str) -> s
 
 
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
-    """(smoothed, initial, target) entropy in the unit of what is held, the target only where the coefficient is adapted to it; None when they are not known."""
+    """(smoothed, initial, target) entropy in the unit of what is held, the target only where the coefficient is adapted to it; None when they
+    are not known."""
     smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
     target = row.get("entropy/target") if options.moved().adapted else None
     return (smoothed, initial, target) if smoothed is not None and initial else None
@@ -151,7 +152,8 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
     settles = options.value("method.tau_end") is not None and target < initial
     if entropy <= FAR_ABOVE * max(initial, target) and not (settles and entropy > FAR_ABOVE_SETTLED * target):
         return None
-    what = f"entropy is at {entropy:.3f} {options.moved().unit}, {entropy / target:.1f} times its target, with the coefficient at its lower bound"
+    level = f"{entropy:.3f} {options.moved().unit}, {entropy / target:.1f} times its target"
+    what = f"entropy is at {level}, with the coefficient at its lower bound"
     causes = [f"lower {now('optim.lr')}"]
     if options.value("method.target") is None and (options.value("method.tau") or 0.0) > 1:
         causes.append(f"set {now('method.tau')} below 1")
