@@ -1,18 +1,19 @@
 """A target of its own for each token: the entropy that the initial policy has in the same place, times one number for all.
 
-    R_t   = max(H_ref(s_t), floor)                          H_ref: entropy of the initial policy after the same tokens
+    R_t   = entropy of the initial policy after the same tokens
     v(q)  = clip(1 - accuracy(q) / rho, 0, 1)               what is held: prompts that are not solved
     h     = sum v H / sum v R                               their entropy, in units of their own start; 1 at first
-    e     = (tau - ema h) / tau                             tau may move, as in (C8) of `entropy_control.config`
+    e     = (tau - h') / tau, h' = ema h + ahead trend      tau may move, as in (C8) of `entropy_control.config`; trend: of ema h, an update
     I     = clip(I + ki e, 0, max_coef)                     once an update; ki is fall times as large where e < 0
-    alpha = clip(kp e + I - brake (change of ema h) / tau + forward B, 0, max_coef)
-    x_t   = (H_t / (tau R_t) - 1) / surplus                 how far a token is above its own target
+    alpha = clip(kp e + I + forward B, 0, max_coef)
+    x_t   = (H_t / (tau max(R_t, floor)) - 1) / surplus     how far a token is above its own target
     entropy_coef_t = alpha clip(1 - x_t, 0, 1) - pull clip(x_t, 0, 1)
 
 Difficulty decides only what is held. The coefficient is given to all prompts. It needs no label of a kind of prompts, and no first batch
-that looks like the later ones: what is solved leaves h, and tokens that are copied have R near 0. pull is a small negative coefficient: a
-bonus alone cannot bring entropy down, and prompts that nothing solves have no reward that would. B is the coefficient at which the first
-orders of policy gradient and bonus cancel over this update's tokens (`objectives.entropy_change`).
+that looks like the later ones: what is solved leaves h, and tokens that are copied have R near 0. ahead is a brake: entropy answers late,
+and a coefficient that waits for the target overshoots it. pull is a small negative coefficient: a bonus alone cannot bring entropy down,
+and prompts that nothing solves have no reward that would. B is the coefficient at which the first orders of policy gradient and bonus
+cancel over this update's tokens (`objectives.entropy_change`).
 
 Source: this project's own.
 """
@@ -29,6 +30,9 @@ from aer_kernels.entropy_control.rules import Seen, State
 from aer_kernels.methods.controlled import Controlled, ControlledConfig
 from aer_kernels.methods.seam import Measured, TokenBatch, TokenTerms, check_option
 from aer_kernels.objectives.entropy_change import entropy_slopes
+
+TREND_EMA = 0.8
+"""Weight of the past in the trend: h is noisy, and the integral, which falls faster than it rises, would lose by that."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,15 @@ class TokenTargetsConfig(ControlledConfig):
     rho: float = 1.0
     """Accuracy, in (0, 1], from which on a prompt counts as solved and is not held."""
     floor: float = 0.05
-    """Nats, > 0: a place where the initial policy was surer than this counts as one where it was not."""
+    """Nats, > 0: where the initial policy was surer than this, a token's own target is tau times this."""
     kp: float = 0.5
     """Proportional gain, >= 0."""
     ki: float = 0.05
     """Integral gain of an update below the target, >= 0."""
     fall: float = 4.0
     """How many times as fast the integral falls above the target, > 0."""
-    brake: float = 0.0
-    """What is taken off the coefficient for each relative change of h by an update, >= 0."""
+    ahead: float = 0.0
+    """By how many updates of its trend h is looked ahead, >= 0."""
     forward: float = 0.0
     """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added."""
     surplus: float = 1.0
@@ -71,7 +75,7 @@ class TokenTargetsConfig(ControlledConfig):
         check_option("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
         for name in ("floor", "fall", "surplus"):
             check_option(name, getattr(self, name), getattr(self, name) > 0, "be > 0")
-        for name in ("kp", "ki", "brake", "forward", "pull", "max_coef"):
+        for name in ("kp", "ki", "ahead", "forward", "pull", "max_coef"):
             check_option(name, getattr(self, name), getattr(self, name) >= 0, "be >= 0")
 
 
@@ -91,8 +95,8 @@ class TokenTargets(Controlled):
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         config, aim = self.config, self.regulator.target
         assert aim is not None, "it does not wait for a first entropy"
-        entropy, start = tokens.need("entropy").double(), tokens.need("reference_entropy").double().clamp(min=config.floor)
-        above = (entropy / (aim * start) - 1) / config.surplus
+        entropy, start = tokens.need("entropy").double(), tokens.need("reference_entropy").double()
+        above = (entropy / (aim * start.clamp(min=config.floor)) - 1) / config.surplus
         room, excess = (1 - above).clamp(0, 1), above.clamp(0, 1)
         alpha = min(self.regulator.value + (config.forward * _balance(tokens, room) if config.forward else 0.0), config.max_coef)
         unsolved = (1 - tokens.accuracy.double() / config.rho).clamp(0, 1)[tokens.prompt_of_token]
@@ -112,14 +116,15 @@ class _Rule:
 
     def __init__(self, config: TokenTargetsConfig) -> None:
         self.config = config
-        self.state: State = {"integral": 0.0, "last": None}
+        self.state: State = {"integral": 0.0, "last": None, "trend": 0.0}
 
     def next(self, seen: Seen, value: float) -> float:
-        config, error = self.config, seen.error
-        last = seen.smoothed if self.state["last"] is None else self.state["last"]
+        config, last = self.config, seen.smoothed if self.state["last"] is None else self.state["last"]
+        trend = TREND_EMA * self.state["trend"] + (1 - TREND_EMA) * (seen.smoothed - last)
+        error = (seen.target - seen.smoothed - config.ahead * trend) / seen.target
         integral = self.state["integral"] + config.ki * (error if error > 0 else config.fall * error)
-        self.state = {"integral": min(max(integral, 0.0), config.max_coef), "last": seen.smoothed}
-        return config.kp * error + float(self.state["integral"]) - config.brake * (seen.smoothed - last) / seen.target
+        self.state = {"integral": min(max(integral, 0.0), config.max_coef), "last": seen.smoothed, "trend": trend}
+        return config.kp * error + float(self.state["integral"])
 
 
 def _balance(tokens: TokenBatch, room: Tensor) -> float:

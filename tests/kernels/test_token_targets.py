@@ -24,12 +24,12 @@ def held_entropy(tokens, terms):
 def test_what_is_held_is_the_unsolved_prompts_entropy_in_units_of_its_start():
     """Accuracies .25 and .75 count 3/4 and 1/4; with rho .5 half and nothing."""
     tokens = replace(full(), accuracy=torch.tensor([0.25, 0.75]))
-    entropy, start, first = tokens.entropy.double(), tokens.reference_entropy.double().clamp(min=0.05), tokens.prompt_of_token == 0
+    entropy, start, first = tokens.entropy.double(), tokens.reference_entropy.double(), tokens.prompt_of_token == 0
     v = torch.where(first, 0.75, 0.25).double()
     assert held_entropy(tokens, targets().terms(tokens)) == pytest.approx(float((v * entropy).sum() / (v * start).sum()), rel=1e-6)
     assert held_entropy(tokens, targets(rho=0.5).terms(tokens)) == pytest.approx(float(entropy[first].sum() / start[first].sum()), rel=1e-6)
-    same = replace(tokens, reference_entropy=tokens.entropy.clamp(min=0.05), entropy=tokens.entropy.clamp(min=0.05))
-    assert held_entropy(same, targets().terms(same)) == pytest.approx(1.0, rel=1e-6), "the first update of a run"
+    same = replace(tokens, reference_entropy=tokens.entropy)
+    assert held_entropy(same, targets(floor=9.0).terms(same)) == pytest.approx(1.0, rel=1e-6), "the first update of a run"
 
 
 def test_what_is_solved_tells_nothing_and_still_gets_the_bonus():
@@ -55,14 +55,15 @@ def test_the_coefficient_by_hand():
     assert method.status()["target"] == 1.0 and method.status()["controlled"] == 0.5 and method.status()["initial"] == 0.8
 
 
-def test_the_brake_takes_off_what_rises():
-    options = {"tau": 1.0, "kp": 1.0, "ki": 0.0, "ema": 0.0}
-    plain, braked = targets(**options), targets(**options, brake=2.0)
-    for entropy, coef in ((0.5, 0.5), (0.6, 0.2), (0.6, 0.4), (0.5, 0.6)):
-        plain.update(Measured(entropy, 1.0, 1.0))
-        braked.update(Measured(entropy, 1.0, 1.0))
-        assert plain.status()["coef"] == pytest.approx(1 - entropy) or plain.status()["coef"] == 0.5
-        assert braked.status()["coef"] == pytest.approx(coef), "at most max_coef"
+def test_looking_ahead_by_hand():
+    """Trends 0, .02, .036 of changes 0, .1, .1; three updates ahead of entropies .8, .9, 1 that is .8, .96, 1.108."""
+    method = targets(tau=1.0, kp=0.5, ki=0.1, fall=2.0, ema=0.0, ahead=3.0)
+    found = []
+    for entropy in (0.8, 0.9, 1.0):
+        method.update(Measured(entropy, 1.0, 1.0))
+        found += [method.regulator.state_dict()["rule"]["integral"], method.status()["coef"]]
+    assert found == pytest.approx([0.02, 0.12, 0.024, 0.044, 0.024 - 0.0216, 0.0], abs=1e-9)
+    assert method.status()["smoothed"] == 1.0, "what is reported is what was measured"
 
 
 def test_a_target_that_moves():
@@ -115,7 +116,7 @@ def test_what_it_needs_is_asked_for_by_name():
         ({"fall": 0.0}, "fall must be > 0, got 0.0"),
         ({"surplus": -1.0}, "surplus must be > 0, got -1.0"),
         ({"pull": -0.1}, "pull must be >= 0, got -0.1"),
-        ({"brake": -0.1}, "brake must be >= 0, got -0.1"),
+        ({"ahead": -0.1}, "ahead must be >= 0, got -0.1"),
         ({"tau": 0.0}, "tau must be > 0, got 0.0"),
     ],
 )
