@@ -99,7 +99,7 @@ def cut_remedy(share: float, answered: float | None, limit: str, stop: str) -> s
 
 
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
-    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None when not known."""
+    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known."""
     smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
     target = row.get("entropy/target") if options.moved().adapted else None
     return (smoothed, initial, target) if smoothed is not None and initial else None

@@ -17,7 +17,7 @@ from aer_train.clock import Clock
 from aer_train.config.tree import TrainConfig
 from aer_train.model import Policy, Reference
 from aer_train.step.credit import assign_credit
-from aer_train.step.objective import Statistic, sampling_floor
+from aer_train.step.objective import Floor, Statistic, sampling_floor
 from aer_train.step.scores import Scores, prompt_logprobs, score, statistics
 from aer_train.step.tokens import Layout, Weighed, advantages_of, token_batch, weigh
 from aer_train.types import Batch
@@ -63,9 +63,11 @@ def weigh_step(
 
 
 def _by_reference(reference: Reference, batch: Batch, layout: Layout, config: TrainConfig, clock: Clock) -> dict[str, np.ndarray]:
-    """What the first policy says of all loss tokens, in one pass: log-probs and entropies, over what rollouts draw from."""
+    """What the first policy says of all loss tokens, in one pass: log-probs, and entropies over what its own rollouts would draw from."""
+    drawn = sampling_floor(config)
+    floor = None if drawn is None else Floor(drawn.kept, "entropy")  # tokens that it would not have drawn do not count
     with clock.part("old_logprobs"), reference.scoring() as start:
-        return score(start, batch.samples, layout.rows, config, sampling_floor(config)).flat(layout)
+        return score(start, batch.samples, layout.rows, config, floor).flat(layout)
 
 
 def statistic_of(method: Method) -> Statistic | None:

@@ -101,15 +101,16 @@ def test_a_run_starts_at_its_own_entropy(config: TrainConfig) -> None:
 
 
 def test_a_penalty_beside_it_is_the_same_penalty(config: TrainConfig, tmp_path: Path) -> None:
-    """The pass of the first policy serves both."""
+    """The pass of the first policy serves both; the pass of the present one, that the method needs, is packed otherwise than GRPO's."""
     found = []
     for name, method in (("off", EntropyControlConfig(kind="off")), ("neutral", TokenTargetsConfig(max_coef=0.0))):
         objective = ObjectiveConfig(kl_coef=0.5)
         found.append(train(changed(replace(config, method=method, objective=objective), "run", out=str(tmp_path / name))))
     rows = [[row["policy/kl_ref"] for row in stable_rows(folder)] for folder in found]
-    assert rows[0] == rows[1] and rows[0][-1] > 0
+    assert rows[0] == pytest.approx(rows[1], rel=1e-5) and rows[0][-1] > 0.1
     a, b = map(weights, found)
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    for name, tensor in a.items():
+        torch.testing.assert_close(b[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("adapters", [0, 4])
