@@ -5,7 +5,7 @@
     h     = sum v H / sum v R                               their entropy, in units of their own start; 1 at first
     e     = (tau - h') / tau, h' = ema h + ahead trend      tau may move, as in (C8) of `entropy_control.config`; trend: of ema h, an update
     I     = clip(I + ki e, 0, max_coef)                     once an update; ki is fall times as large where e < 0
-    alpha = clip(kp e + I + forward B, 0, max_coef)
+    alpha = min(max(kp e + I, 0) + forward B clip(1 + e / .2, 0, 1), max_coef)
     x_t   = (H_t / (tau max(R_t, floor)) - 1) / surplus     how far a token is above its own target
     entropy_coef_t = alpha clip(1 - x_t, 0, 1) - pull clip(x_t, 0, 1)
 
@@ -35,6 +35,10 @@ TREND_EMA = 0.8
 """Weight of the past in the trend: h is noisy, and the integral, which falls faster than it rises, would lose by that."""
 
 
+BAND = 0.2
+"""Entropy this much above its target, relative, counts as not held: nothing is to push it up there."""
+
+
 @dataclass(frozen=True)
 class TokenTargetsConfig(ControlledConfig):
     """Options of targets for each token."""
@@ -61,7 +65,8 @@ class TokenTargetsConfig(ControlledConfig):
     ahead: float = 0.0
     """By how many updates of its trend h is looked ahead, >= 0."""
     forward: float = 0.0
-    """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added."""
+    """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added; less above the target, and nothing from
+    1.2 times it on."""
     surplus: float = 1.0
     """A token above its target gets less bonus, and none from (1 + surplus) times it on, > 0."""
     pull: float = 0.0
@@ -90,7 +95,8 @@ class TokenTargets(Controlled):
     def __init__(self, config: TokenTargetsConfig) -> None:
         self.config, self.needs_logprobs = config, config.forward > 0
         aim = {field.name: getattr(config, field.name) for field in fields(AimConfig)} | {"target": config.tau}
-        self.regulator = Regulator(AimConfig(**aim), _Rule(config), 0.0, (0.0, config.max_coef), neutral=0.0)
+        self._rule = _Rule(config)
+        self.regulator = Regulator(AimConfig(**aim), self._rule, 0.0, (0.0, config.max_coef), neutral=0.0)
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         config, aim = self.config, self.regulator.target
@@ -98,11 +104,15 @@ class TokenTargets(Controlled):
         entropy, start = tokens.need("entropy").double(), tokens.need("reference_entropy").double()
         above = (entropy / (aim * start.clamp(min=config.floor)) - 1) / config.surplus
         room, excess = (1 - above).clamp(0, 1), above.clamp(0, 1)
-        alpha = min(self.regulator.value + (config.forward * _balance(tokens, room) if config.forward else 0.0), config.max_coef)
+        alpha = min(self.regulator.value + self._forward(tokens, room), config.max_coef)
         unsolved = (1 - tokens.accuracy.double() / config.rho).clamp(0, 1)[tokens.prompt_of_token]
         whole = float((unsolved * start).sum())
         held = unsolved / whole if whole > 0 else unsolved
         return TokenTerms(entropy_coef=(alpha * room - config.pull * excess).float(), held=held.float())
+
+    def _forward(self, tokens: TokenBatch, room: Tensor) -> float:
+        share = self.config.forward * min(max(1 + self._rule.state["error"] / BAND, 0.0), 1.0)
+        return share * _balance(tokens, room) if share else 0.0
 
     def update(self, measured: Measured) -> None:
         """`measured.entropy` is h: `held` has the divisor in it."""
@@ -116,14 +126,14 @@ class _Rule:
 
     def __init__(self, config: TokenTargetsConfig) -> None:
         self.config = config
-        self.state: State = {"integral": 0.0, "last": None, "trend": 0.0}
+        self.state: State = {"integral": 0.0, "last": None, "trend": 0.0, "error": 0.0}
 
     def next(self, seen: Seen, value: float) -> float:
         config, last = self.config, seen.smoothed if self.state["last"] is None else self.state["last"]
         trend = TREND_EMA * self.state["trend"] + (1 - TREND_EMA) * (seen.smoothed - last)
         error = (seen.target - seen.smoothed - config.ahead * trend) / seen.target
         integral = self.state["integral"] + config.ki * (error if error > 0 else config.fall * error)
-        self.state = {"integral": min(max(integral, 0.0), config.max_coef), "last": seen.smoothed, "trend": trend}
+        self.state = {"integral": min(max(integral, 0.0), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
         return config.kp * error + float(self.state["integral"])
 
 

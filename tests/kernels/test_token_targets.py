@@ -100,6 +100,19 @@ def test_forward_adds_a_share_of_the_balance():
     assert targets(forward=0.5).needs_logprobs and not targets().needs_logprobs
 
 
+def test_forward_ends_above_the_target():
+    """Whole at the target, half of it a tenth above, nothing from a fifth above on."""
+    tokens = full(((40, 40), (40, 40)), seed=3)
+    tokens = replace(tokens, reference_entropy=tokens.entropy)
+    method = targets(tau=1.0, forward=0.5, kp=0.0, ki=0.0, max_coef=99.0, floor=1e-9, ema=0.0)
+    tokens = tokens if method.terms(tokens).entropy_coef.any() else replace(tokens, advantages=-tokens.advantages)
+    whole = method.terms(tokens).entropy_coef
+    assert whole.min() > 0
+    for entropy, share in ((0.5, 1.0), (1.0, 1.0), (1.1, 0.5), (1.3, 0.0)):
+        method.update(Measured(entropy, 1.0, 1.0))
+        torch.testing.assert_close(method.terms(tokens).entropy_coef, share * whole)
+
+
 def test_what_it_needs_is_asked_for_by_name():
     with pytest.raises(ValueError, match="reference_entropy must be given in the TokenBatch for this method, got None"):
         targets().terms(batch())
