@@ -12,6 +12,7 @@ import torch
 
 from aer_kernels.plan import plan_policy_loss
 from aer_train import sharding
+from aer_train.config.method import needs_reference
 from aer_train.config.tree import MOST_ROWS, MOST_TOKENS, TrainConfig
 from aer_train.memory.costs import Costs, measure_costs
 from aer_train.memory.free import free_bytes
@@ -84,7 +85,7 @@ def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
     width = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     moved = -(-sum(p.numel() for p in model.parameters() if p.requires_grad) // processes)
     stored, moments = getattr(torch, config.model.param_dtype), moment_bytes(config.optim)
-    reference = stored.itemsize * share if config.objective.kl_coef and not config.model.lora_rank else 0
+    reference = stored.itemsize * share if needs_reference(config) and not config.model.lora_rank else 0
     cast = cast_bytes(stored, dtype)
     free = free_bytes(device) - (stored.itemsize + cast) * share - (4 + moments) * moved - reference
     fits = (MOST_TOKENS, MOST_ROWS) if costs is None else fitting(costs, free, width, device)
@@ -102,7 +103,7 @@ def predict_memory(config: TrainConfig, processes: int = 1) -> dict[str, int]:
         f"parameters ({config.model.param_dtype})": stored.itemsize * share,
         "gradients (float32)": 4 * moved,
         f"AdamW moments ({config.optim.state})": moments * moved,
-        **({f"reference of the KL penalty ({config.model.param_dtype})": reference} if reference else {}),
+        **({f"frozen reference ({config.model.param_dtype})": reference} if reference else {}),
         **(_gathered(root, layer, parameters, dtype) if processes > 1 else {}),
         **({"parameters cast for products": cast * parameters} if processes == 1 and cast else {}),
         **({} if costs is None else {f"activations of {tokens:,} tokens": int(tokens * OVERHEAD * costs.activations(width))}),

@@ -20,7 +20,7 @@ from aer_train.ahead import Ahead
 from aer_train.clock import Clock
 from aer_train.collect import collect
 from aer_train.config.checks import check_config
-from aer_train.config.method import method_of
+from aer_train.config.method import method_of, needs_reference
 from aer_train.config.tree import TrainConfig
 from aer_train.data.difficulty import Difficulty
 from aer_train.data.prompts import load_eval_sets, load_prompts, overlap
@@ -141,7 +141,7 @@ class Loop:
     def __init__(self, config: TrainConfig, policy: Policy, verifier: Rewards, console: Console) -> None:
         self.config, self.policy, self.verifier, self.console = config, policy, verifier, console
         self._load_data()
-        self.reference = load_reference(config.model, policy) if config.objective.kl_coef else None
+        self.reference = load_reference(config.model, policy) if needs_reference(config) else None
         self.difficulty = Difficulty(config.difficulty, self.prompts, config.run.seed)
         longest = max(prompts.longest for prompts in [self.train_set, *self.eval_sets])
         self.config = config = with_sizes(self.config, policy, longest)

@@ -1,4 +1,4 @@
-"""docs/study.md, study_tables.md, study_methods.md and real_model.md: prose by hand, tables and figures from the committed records.
+"""The pages of `PAGES` in docs: prose by hand, tables and figures from the committed records.
 
 A table stands between `<!-- table: MATRIX KIND [SETTING] [lrSCALE] -->` and `<!-- end -->`; `python -m study page` writes it anew. It shows
 the runs of a matrix, or of several as in `compare+robust`; with SETTING those of the settings whose names begin so (or so, as in
@@ -27,7 +27,7 @@ from study.tiers import tier_table
 from study.verdicts import save_verdicts
 
 ROOT = Path(__file__).parents[1]
-PAGES = tuple(ROOT / "docs" / name for name in ("study.md", "study_tables.md", "study_methods.md", "real_model.md"))
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("study", "study_tables", "study_methods", "study_token_targets", "real_model"))
 RESULTS = ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 

@@ -53,6 +53,7 @@ def token_batch(
     logprobs: Tensor | None,
     advantages: Tensor,
     entropy: Tensor | None = None,
+    reference_entropy: Tensor | None = None,
     seed: int = 0,
 ) -> TokenBatch:
     """Return the loss tokens of padded responses.
@@ -64,6 +65,7 @@ def token_batch(
         logprobs: (R, T) nats, of the policy that sampled. None: the method does not look at them, and gets NaN.
         advantages: (R, T) fp32.
         entropy: (R, T) nats, of the same distributions, where the method needs them.
+        reference_entropy: (R, T) nats, of the policy that the run began with, likewise.
         seed: for random choices of the method; another one at every update.
     """
     response, position = loss_mask.nonzero(as_tuple=True)
@@ -75,6 +77,7 @@ def token_batch(
         logprobs=None if logprobs is None else logprobs[loss_mask],
         advantages=advantages[loss_mask],
         entropy=None if entropy is None else entropy[loss_mask],
+        reference_entropy=None if reference_entropy is None else reference_entropy[loss_mask],
         seed=seed,
     )
 
@@ -88,6 +91,7 @@ def flat_batch(
     logprobs: Tensor | None,
     advantages: Tensor,
     entropy: Tensor | None = None,
+    reference_entropy: Tensor | None = None,
     rewards: Tensor | None = None,
     seed: int = 0,
     text: list[str] | None = None,
@@ -107,6 +111,7 @@ def flat_batch(
         None if entropy is None else entropy.float(),
         rewards,
         text=text,
+        reference_entropy=None if reference_entropy is None else reference_entropy.float(),
     )
 
 

@@ -37,6 +37,7 @@ from aer_kernels.methods.seam import Measured, Method, Stateless, TokenBatch, To
 from aer_kernels.methods.siren import SIREN, SIRENConfig
 from aer_kernels.methods.stare import Stare, StareConfig
 from aer_kernels.methods.steer import Steer, SteerConfig
+from aer_kernels.methods.token_targets import TokenTargets, TokenTargetsConfig
 
 __all__ = [
     "AER",
@@ -88,6 +89,8 @@ __all__ = [
     "Steer",
     "SteerConfig",
     "TokenBatch",
+    "TokenTargets",
+    "TokenTargetsConfig",
     "TokenTerms",
     "check_method",
     "make_method",

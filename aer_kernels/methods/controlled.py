@@ -20,6 +20,8 @@ class ControlledConfig(AimConfig):
     """The option that bounds what is moved. None: its bounds are fixed."""
     SPEED: ClassVar[str | None] = "step"
     """The option that says how fast it is moved. None: that is fixed."""
+    UNIT: ClassVar[str] = "nats"
+    """Of the entropy that is held."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,6 +31,7 @@ from aer_kernels.methods.seam import INERT, Method, also_needs, moves
 from aer_kernels.methods.siren import SIREN
 from aer_kernels.methods.stare import Stare
 from aer_kernels.methods.steer import Steer
+from aer_kernels.methods.token_targets import TokenTargets
 
 METHODS: dict[str, type[Any]] = {
     **dict.fromkeys(get_args(Kind), AER),
@@ -54,6 +55,7 @@ METHODS: dict[str, type[Any]] = {
     "siren": SIREN,
     "stare": Stare,
     "steer": Steer,
+    "token_targets": TokenTargets,
 }
 """The class of each kind."""
 

@@ -21,6 +21,9 @@ from torch import Tensor
 from aer_kernels.entropy_control.aim import check_option as check_option
 from aer_kernels.kept_set import KeptSet
 
+OF_TOKENS = ("entropy", "current_entropy", "reference_entropy", "kept_entropy", "mean_surprise")
+"""Optional fields of `TokenBatch` with a number a token."""
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -61,12 +64,14 @@ class TokenBatch:
     mean_surprise: Tensor | None = None
     """(N,) fp32, nats: sum_v p_v^2 (log p_v + H) of each distribution, `squares_surprise` of `aer_kernels.fused_moments`. None unless the
     method `also_needs` it."""
+    reference_entropy: Tensor | None = None
+    """(N,) fp32, nats: entropy of the policy that the run began with, after the same tokens. None unless the method `also_needs` it."""
     statistic: Tensor | None = None
     """(R,) fp32: what the method's own `statistic` finds in the hidden states of each response. None unless the method `also_needs` it."""
 
     def __post_init__(self) -> None:
         shapes = {
-            "logprobs": ("advantages", "response", "position", "entropy", "current_entropy", "kept_entropy", "mean_surprise"),
+            "logprobs": ("advantages", "response", "position", *OF_TOKENS),
             "prompt": ("rewards", "ids", "statistic"),
             "accuracy": ("prompt_logprobs",),
         }
@@ -191,8 +196,9 @@ class Method(Protocol):
     from it: `Method(config)`. Six things are optional:
 
     * also_needs, a frozenset of names: further fields of `TokenBatch` that must be there. They are prompt_logprobs, text, statistic,
-      current_entropy, kept_entropy and mean_surprise. With current_entropy the trainer asks `terms` again before each update on a batch
-      after the first.
+      current_entropy, reference_entropy, kept_entropy and mean_surprise. With current_entropy the trainer asks `terms` again before each
+      update on a batch after the first. reference_entropy costs a pass of the first policy, and the memory for it where the trainer does
+      not hold it anyway.
     * needs_logprobs, False for a method that does not look at `TokenBatch.logprobs`: a trainer that records none then needs no pass for
       them.
     * learns, False for a method whose decisions do not depend on what `update` is told: a trainer may then leave out passes that only
@@ -283,7 +289,7 @@ def needs_pass(method: Method) -> bool:
 def terms_of_nothing(method: Method) -> TokenTerms:
     """Return a method's terms for an update without tokens: what it changes is there, empty."""
     none, whole = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    names = ("entropy", "rewards", "prompt_logprobs", "current_entropy", "kept_entropy", "mean_surprise", "statistic")
+    names = (*OF_TOKENS, "rewards", "prompt_logprobs", "statistic")
     optional: dict[str, Any] = {**dict.fromkeys(names, none), "ids": whole, "text": ()}
     return method.terms(TokenBatch(none, none, whole, whole, whole, none, **optional))
 

@@ -6,10 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from aer_kernels.methods import Method, method_class, method_for
+from aer_kernels.methods.seam import also_needs
 from aer_train.config.tree import TrainConfig
 from aer_train.names import import_named
 
-GIVEN = frozenset({"prompt_logprobs", "text", "current_entropy", "kept_entropy", "mean_surprise", "statistic"})
+GIVEN = frozenset({"prompt_logprobs", "text", "current_entropy", "reference_entropy", "kept_entropy", "mean_surprise", "statistic"})
 """The optional fields of `TokenBatch` that this trainer fills for a method that needs them."""
 
 
@@ -37,3 +38,12 @@ def method_of(config: TrainConfig) -> Method:
         ValueError: its options do not go together, or one that has no default is missing.
     """
     return method_for(config.method, config.run.steps)
+
+
+def needs_reference(config: TrainConfig) -> bool:
+    """Whether a run scores its samples with the policy that it began with: for a KL penalty, or for its method.
+
+    Raises:
+        ValueError: as `method_of`.
+    """
+    return bool(config.objective.kl_coef) or "reference_entropy" in also_needs(method_of(config))

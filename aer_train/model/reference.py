@@ -1,4 +1,4 @@
-"""What a KL penalty pulls towards: the policy that the run began with."""
+"""The policy that the run began with: what a KL penalty pulls towards, and what a method may compare the present one with."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def cut_remedy(share: float, answered: float | None, limit: str, stop: str) -> s
 
 
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
-    """(smoothed, initial, target) entropy in nats, the target only where the coefficient is adapted to it; None when they are not known."""
+    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known."""
     smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
     target = row.get("entropy/target") if options.moved().adapted else None
     return (smoothed, initial, target) if smoothed is not None and initial else None
@@ -112,7 +112,7 @@ def _collapse(row: Row, options: Options) -> str | None:
     entropy, initial, target = known
     if entropy >= (COLLAPSED * initial if target is None else target / 2):
         return None
-    what = f"entropy collapsed to {entropy:.3f} nats, {entropy / initial:.0%} of its start"
+    what = f"entropy collapsed to {entropy:.3f} {options.moved().unit}, {entropy / initial:.0%} of its start"
     moved, now = options.moved(), options.now
     if moved.kind == "off":
         return f"{what}: set {now('method.kind')} to aer"
@@ -129,7 +129,7 @@ def _explosion(row: Row, options: Options) -> str | None:
     entropy, initial, target = known
     if entropy <= (EXPLODED * initial if target is None else 1.5 * max(initial, target)):
         return None
-    what, now = f"entropy rose to {entropy:.3f} nats, {entropy / initial:.1f} times its start", options.now
+    what, now = f"entropy rose to {entropy:.3f} {options.moved().unit}, {entropy / initial:.1f} times its start", options.now
     if target is not None and _at_lower_bound(row, options):
         return None  # told by out_of_reach
     if not row.get("entropy/coef"):
@@ -151,7 +151,8 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
     settles = options.value("method.tau_end") is not None and target < initial
     if entropy <= FAR_ABOVE * max(initial, target) and not (settles and entropy > FAR_ABOVE_SETTLED * target):
         return None
-    what = f"entropy is at {entropy:.3f} nats, {entropy / target:.1f} times its target, with the coefficient at its lower bound"
+    level = f"{entropy:.3f} {options.moved().unit}, {entropy / target:.1f} times its target"
+    what = f"entropy is at {level}, with the coefficient at its lower bound"
     causes = [f"lower {now('optim.lr')}"]
     if options.value("method.target") is None and (options.value("method.tau") or 0.0) > 1:
         causes.append(f"set {now('method.tau')} below 1")
@@ -176,7 +177,7 @@ def _saturated(row: Row, options: Options) -> str | None:
         return None
     side, other = ("below", "lower") if entropy < target else ("above", "raise")
     aim = f"{moved.prefix}.{'tau' if options.value(f'{moved.prefix}.target') is None else 'target'}"
-    what = f"the {moved.name} is at its bound and entropy, {entropy:.3f} nats, still {side} its target of {target:.3f}"
+    what = f"the {moved.name} is at its bound and entropy, {entropy:.3f} {options.moved().unit}, still {side} its target of {target:.3f}"
     return f"{what}: {other} {now(aim)}" if moved.bound is None else f"{what}: raise {now(moved.bound)}, or {other} {now(aim)}"
 
 

@@ -52,6 +52,8 @@ class Moved:
     """None: how fast it moves is fixed."""
     prefix: str
     """Section of its options."""
+    unit: str = "nats"
+    """Of the entropy that is held."""
 
     @property
     def adapted(self) -> bool:
@@ -65,7 +67,8 @@ def _moved(prefix: str, part: dict[str, Any]) -> Moved:
         gain = {"fixed": "coef", "bang_bang": "step", "integral": "ki"}.get(kind, "kp")
         return Moved(kind, "entropy coefficient", f"{prefix}.max_coef", f"{prefix}.{gain}", prefix)
     method = METHODS.get(kind)
+    config = getattr(method, "Config", None)
     words = getattr(method, "MOVES", "number that the method moves").replace("_", " ")
-    options = [getattr(getattr(method, "Config", None), name, None) for name in ("BOUND", "SPEED")]
+    options = [getattr(config, name, None) for name in ("BOUND", "SPEED")]
     bound, speed = (None if option is None else f"{prefix}.{option}" for option in options)
-    return Moved(kind, words, bound, speed, prefix)
+    return Moved(kind, words, bound, speed, prefix, getattr(config, "UNIT", "nats"))

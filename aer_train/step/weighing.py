@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from aer_train.clock import Clock
 from aer_train.config.tree import TrainConfig
 from aer_train.model import Policy, Reference
 from aer_train.step.credit import assign_credit
-from aer_train.step.objective import Statistic, sampling_floor
+from aer_train.step.objective import Floor, Statistic, sampling_floor
 from aer_train.step.scores import Scores, prompt_logprobs, score, statistics
 from aer_train.step.tokens import Layout, Weighed, advantages_of, token_batch, weigh
 from aer_train.types import Batch
@@ -31,7 +32,7 @@ def weigh_step(
     """Return what the method makes of each token, and the scores of all samples where it needs them for that.
 
     Args:
-        reference: what a KL penalty pulls towards; None without one.
+        reference: the first policy, for a KL penalty or the method; None where neither needs it.
     """
     needs, layout = also_needs(method), Layout.of(batch)
     decode = cache(lambda token: policy.tokenizer.decode([token])) if "text" in needs else None
@@ -48,15 +49,25 @@ def weigh_step(
         statistic = statistic_of(method)
         if statistic is not None:
             tokens = replace(tokens, statistic=statistics(policy, batch.samples, layout.rows, statistic, config))
+    first = None if reference is None else _by_reference(reference, batch, layout, config, clock)
+    if first is not None and "reference_entropy" in needs:
+        tokens = replace(tokens, reference_entropy=torch.from_numpy(first["entropy"]))
     bonus: Callable[[TokenBatch], Tensor] | None = getattr(method, "reward_bonus", None)
     if bonus is not None:
         batch = assign_credit(batch.groups, config, bonus(tokens))
         tokens = replace(tokens, advantages=advantages_of(batch, tokens))
     weighed = weigh(batch, tokens, method)
-    if reference is not None:
-        with clock.part("old_logprobs"), reference.scoring() as start:
-            weighed = replace(weighed, reference=score(start, batch.samples, layout.rows, config).flat(layout)["logprobs"])
+    if first is not None and config.objective.kl_coef:
+        weighed = replace(weighed, reference=first["logprobs"])
     return weighed, scores
+
+
+def _by_reference(reference: Reference, batch: Batch, layout: Layout, config: TrainConfig, clock: Clock) -> dict[str, np.ndarray]:
+    """What the first policy says of all loss tokens, in one pass: log-probs, and entropies over what its own rollouts would draw from."""
+    drawn = sampling_floor(config)
+    floor = None if drawn is None else Floor(drawn.kept, "entropy")  # tokens that it would not have drawn do not count
+    with clock.part("old_logprobs"), reference.scoring() as start:
+        return score(start, batch.samples, layout.rows, config, floor).flat(layout)
 
 
 def statistic_of(method: Method) -> Statistic | None:

@@ -23,10 +23,11 @@ def padded(seed: int = 0) -> tuple[torch.Tensor, ...]:
 def test_a_batch_has_the_tokens_in_their_order():
     mask, logprobs, advantages, entropy = padded()
     prompt = torch.tensor([0, 0, 1, 1, 2, 2])
-    tokens = token_batch(mask, prompt, torch.tensor([0.5, 0.0, 1.0]), logprobs=logprobs, advantages=advantages, entropy=entropy, seed=7)
+    scores = {"logprobs": logprobs, "advantages": advantages, "entropy": entropy, "reference_entropy": entropy + 1}
+    tokens = token_batch(mask, prompt, torch.tensor([0.5, 0.0, 1.0]), **scores, seed=7)
     places = [(row, column) for row in range(6) for column in range(5) if mask[row, column]]
     assert list(zip(tokens.response.tolist(), tokens.position.tolist(), strict=True)) == places
-    for name, values in (("logprobs", logprobs), ("advantages", advantages), ("entropy", entropy)):
+    for name, values in scores.items():
         assert getattr(tokens, name).tolist() == [values[place] for place in places], name
     assert tokens.prompt_of_token.tolist() == [row // 2 for row, _ in places] and tokens.seed == 7
     assert torch.equal(spread(tokens.logprobs, mask, -9.0), logprobs.masked_fill(~mask, -9.0))

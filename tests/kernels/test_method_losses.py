@@ -14,7 +14,7 @@ import torch
 
 from aer_kernels import fused_logprobs, fused_policy_loss
 from aer_kernels.entropy_control.config import Kind
-from aer_kernels.methods import METHODS, TokenBatch
+from aer_kernels.methods import METHODS, Measured, TokenBatch
 from tests.kernels.token_batches import Problem, feed, make, tokens_of
 
 
@@ -85,6 +85,16 @@ def arm(problem, method):
     return -problem.clipped(advantages=advantages).mean()
 
 
+def token_targets(problem, method):
+    """h = .5 at first and a target of .8, then alpha = .2 * .375 + .1 * .375; a reference below the floor is raised to it."""
+    method.update(Measured(0.5, 1.0, 1.0))
+    own = 0.8 * problem.reference.double().clamp(min=0.3)
+    above = (problem.entropy.detach() / own - 1) / 0.5
+    assert (problem.reference < 0.3).any() and (above < 0).any() and (above > 1).any() and ((above > 0) & (above < 1)).any()
+    coef = 0.1125 * (1 - above).clamp(0, 1) - 0.05 * above.clamp(0, 1)
+    return -(problem.clipped() + coef * problem.entropy).mean()
+
+
 LOSSES = {
     positive_advantage: {},
     stare: {"share": 0.3, "variant": "two_sided", "target": 99.0},
@@ -95,6 +105,7 @@ LOSSES = {
     entropy_advantage: {},
     forking_tokens: {},
     arm: {"alpha": 0.7},
+    token_targets: {"tau": 0.8, "kp": 0.2, "ki": 0.1, "pull": 0.05, "surplus": 0.5, "floor": 0.3, "ahead": 9.0},
 }
 IN_OTHER_FILES = {"aent", "siren", "clip_cov", "kl_cov", "steer", "erc", "epo", "mai_clip", "entropic", "relax"}
 """test_method_rules, test_method_regulators and test_method_responses."""
@@ -105,7 +116,7 @@ IN_OTHER_FILES = {"aent", "siren", "clip_cov", "kl_cov", "steer", "erc", "epo", 
 def test_terms_are_their_papers_loss(loss, seed):
     problem, method = Problem(seed=seed, drift=0.5), make(loss.__name__, **LOSSES[loss])
     expected = loss(problem, method)
-    tokens = replace(problem.tokens, prompt_logprobs=torch.full((2,), -1.2))
+    tokens = replace(problem.tokens, prompt_logprobs=torch.full((2,), -1.2), reference_entropy=problem.reference)
     outside = ((problem.ratio - 1).abs() > 0.2) & ((problem.ratio - 1) * problem.advantages > 0)
     assert 0 < outside.sum() < len(outside), "the clip acts on some tokens"
     problem.check(expected, method.terms(tokens))

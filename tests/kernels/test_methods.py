@@ -25,7 +25,7 @@ from aer_kernels.methods import (
     make_method,
     method_class,
 )
-from aer_kernels.methods.seam import moves, needs_logprobs, needs_pass
+from aer_kernels.methods.seam import OF_TOKENS, moves, needs_logprobs, needs_pass
 from aer_kernels.methods.selection import draws, largest, largest_of, quantiles, ranks, spans
 from tests.kernels.token_batches import batch, full, permuted
 
@@ -214,9 +214,7 @@ def test_permuting_responses_permutes_the_terms(kind, seed):
 @pytest.mark.parametrize("kind", [kind for kind in METHODS if needs_pass(make(kind))])
 def test_what_a_method_needs_is_asked_for_by_name(kind):
     method = make(kind)
-    bare = replace(
-        full(), entropy=None, prompt_logprobs=None, text=None, current_entropy=None, statistic=None, kept_entropy=None, mean_surprise=None
-    )
+    bare = replace(full(), **dict.fromkeys((*OF_TOKENS, "prompt_logprobs", "text", "statistic")))
     with pytest.raises(ValueError, match=r"\w+ must be given in the TokenBatch for this method, got None"):
         method.terms(bare)
         method.reward_bonus(bare)
@@ -240,7 +238,7 @@ def _refused(method):
     try:
         check_method(
             method,
-            given=frozenset({"prompt_logprobs", "text", "statistic", "current_entropy", "kept_entropy", "mean_surprise"}),
+            given=frozenset({"prompt_logprobs", "text", "statistic", *OF_TOKENS}),
             on_policy=True,
         )
     except ValueError:

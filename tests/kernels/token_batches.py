@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from aer_kernels import fused_policy_loss
 from aer_kernels.methods import Measured, TokenBatch, make_method, method_class
+from aer_kernels.methods.seam import OF_TOKENS
 
 
 def batch(lengths=((3, 1), (2, 0, 4)), seed=0):
@@ -44,6 +45,7 @@ def full(lengths=((3, 1), (2, 0, 4)), seed=0):
         prompt_logprobs=-torch.rand(prompts, generator=generator),
         text=[f" w{i % 5}" for i in range(count)],
         current_entropy=tokens.entropy * (1 + 0.1 * torch.randn(count, generator=generator)),
+        reference_entropy=tokens.entropy.flip(0),
         kept_entropy=tokens.entropy * torch.rand(count, generator=generator),
         mean_surprise=0.1 * torch.randn(count, generator=generator),
         statistic=torch.rand(responses, generator=generator),
@@ -61,7 +63,7 @@ def permuted(tokens: TokenBatch, seed: int) -> tuple[TokenBatch, torch.Tensor, t
     of_token = place_of_response[tokens.response].argsort(stable=True)
     taken: dict[str, Any] = {}
     for part, names in (
-        (of_token, ("logprobs", "advantages", "position", "entropy", "current_entropy", "kept_entropy", "mean_surprise")),
+        (of_token, ("logprobs", "advantages", "position", *OF_TOKENS)),
         (responses, ("rewards", "ids", "statistic")),
         (prompts, ("accuracy", "prompt_logprobs")),
     ):
@@ -117,6 +119,7 @@ class Problem:
         self.old = self.logprobs.detach() + drift * torch.randn(count, generator=generator, dtype=torch.float64)
         response = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
         self.advantages = torch.randn(len(lengths), generator=generator, dtype=torch.float64)[response]
+        self.reference = self.entropy.detach().float().flip(0)
         self.tokens = TokenBatch(
             self.old.float(),
             self.advantages.float(),

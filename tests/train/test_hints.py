@@ -6,7 +6,7 @@ import re
 import pytest
 
 from aer_kernels import EntropyControlConfig
-from aer_kernels.methods import MAIClipConfig, PositiveAdvantageConfig, RepoRConfig, StareConfig, method_class
+from aer_kernels.methods import MAIClipConfig, PositiveAdvantageConfig, RepoRConfig, StareConfig, TokenTargetsConfig, method_class
 from aer_train.config.tree import OptimConfig, TrainConfig
 from aer_train.monitor.console import Console
 from aer_train.monitor.hints import CAUSES, ENOUGH, URGENT, WINDOW, hints_of
@@ -89,6 +89,8 @@ MOVED = [
     (StareConfig(), {"entropy/smoothed": 1.6}, "explosion", "without an entropy bonus: lower optim.lr"),
     (method_class("steer+mai_clip").Config(), {"entropy/saturated": 1}, "saturated", "the clip shift is at its bound and entropy, 0.800 nats, still below "
         "its target of 0.850: raise method.mai_clip.most (now 2.5), or lower method.mai_clip.target (now 0.3)"),
+    (TokenTargetsConfig(), {"entropy/saturated": 1}, "saturated", "the coef is at its bound and entropy, 0.800 of the first policy's, still below its target of "
+        "0.850: raise method.max_coef (now 0.6), or lower method.tau (now 0.85)"),
 ]  # fmt: skip
 
 

@@ -254,5 +254,5 @@ def test_what_is_refused(config: TrainConfig, change: Any, message: str) -> None
 
 def test_doctor_tells_the_memory(config: TrainConfig) -> None:
     needs = predict_memory(config)
-    assert needs["reference of the KL penalty (float32)"] == needs["parameters (float32)"]
-    assert "reference of the KL penalty (float32)" not in predict_memory(changed(config, "objective", kl_coef=0.0))
+    assert needs["frozen reference (float32)"] == needs["parameters (float32)"]
+    assert "frozen reference (float32)" not in predict_memory(changed(config, "objective", kl_coef=0.0))

@@ -40,6 +40,7 @@ from aer_kernels.methods import (
     Stateless,
     SteerConfig,
     TokenBatch,
+    TokenTargetsConfig,
     TokenTerms,
     method_class,
 )
@@ -104,6 +105,7 @@ METHODS: dict[str, Any] = {
     "entrocraft and fixed": together(
         entrocraft=EntrocraftConfig(target=9.0, updates=3), fixed=EntropyControlConfig(kind="fixed", coef=0.02, difficulty="uniform")
     ),
+    "token_targets": TokenTargetsConfig(tau=1.5, ahead=3.0, pull=0.3, forward=0.5),
     "adapo and pepo": together(adapo=AdapoConfig(step=0.01, start=0.0, least=0.0, target=9.0), pepo=PEPOConfig(window=3)),
     "mai_clip and entropy_advantage": together(
         mai_clip=MAIClipConfig(eps=0.01, step=0.01, target=9.0), entropy_advantage=EntropyAdvantageConfig()
@@ -212,6 +214,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], ObjectiveConfig]] = {
     "repo_r": ({"start": 0.0}, ObjectiveConfig()),
     "stare": ({"weight": 1.0}, ObjectiveConfig()),
     "steer": ({"least": 1.0}, ObjectiveConfig()),
+    "token_targets": ({"max_coef": 0.0}, ObjectiveConfig()),
 }
 """Options with which each method changes nothing, and the objective that it then leaves."""
 
