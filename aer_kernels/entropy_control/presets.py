@@ -5,10 +5,11 @@ from aer_kernels.entropy_control.config import EntropyControlConfig
 EXPLORE_THEN_SETTLE = EntropyControlConfig(quantity="response", tau=1.2, tau_end=0.6, hold=0.4, difficulty="uniform", surplus=1.0)
 """AER as docs/study.md measured it on small policies trained from scratch: entropy above its start for two fifths of the run, then less.
 
-Not for pretrained models: on the first one it was tried on, entropy left the target upwards and the model was lost.
+Not for pretrained models: on the one it was tried on, its coefficient of .1 doubled the entropy, and what a fixed one a thirtieth as large
+learned was not learned (docs/real_model.md).
 """
 
-BELOW_START = EntropyControlConfig(quantity="response", tau=0.4, difficulty="uniform", surplus=1.0)
+BELOW_START = EntropyControlConfig(quantity="response", tau=0.4, kp=0.03, ki=0.003, max_coef=0.03, difficulty="uniform", surplus=1.0)
 """AER for pretrained models: entropy may fall to two fifths of its start, the share that arXiv:2510.10959 names, and is held there.
 
 The study has not run this form; it adds nothing while entropy is above its target.

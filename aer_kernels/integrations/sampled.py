@@ -1,6 +1,6 @@
 """AER for trainers that take advantages and hand out log-probs, and have no entropy with a gradient. It needs torch alone.
 
-    aer = SampledEntropy(EntropyControlConfig(tau=0.4, quantity="response"))
+    aer = SampledEntropy()                                  # BELOW_START
     advantages += aer.advantages(logprobs, loss_mask, prompt, accuracy)          # once for each batch of rollouts
 
 The bonus is `entropy_advantages`, and the entropy that is held is the mean of -logprob over the samples: an unbiased estimate. Everything

@@ -1,6 +1,6 @@
 """AER, and every other method of this library, inside verl's trainers.
 
-    python -m aer_kernels.integrations.verl <the overrides of verl.trainer.main_ppo> +aer.tau=0.4 +aer.quantity=response +aer.head=true
+    python -m aer_kernels.integrations.verl <the overrides of verl.trainer.main_ppo> +aer.head=true
 
 verl's own configuration, task runner, trainers, workers and loss; `verl_trainer` says what is added, `verl_options` what `+aer.*` can be.
 """
