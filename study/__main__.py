@@ -18,6 +18,7 @@ from study.lock import locked
 from study.page import write_figures, write_page
 from study.reach import reach_table
 from study.real.results import GREEDY, real_table, save_training
+from study.real.setting import is_real
 from study.records import read_records, write_records
 from study.tables import control_table, outcome_table
 
@@ -57,14 +58,15 @@ def _finish(study: Study, matrix: Matrix, given: argparse.Namespace) -> int:
     tables = {"control.md": control_table(records)} | {f"{split}.md": outcome_table(records, split) for split in matrix.splits}
     if matrix.probes:
         tables["reach.md"] = reach_table(records)
-    if {"test", f"test{GREEDY}"} <= set(matrix.splits):
+    real = {"test", f"test{GREEDY}"} <= set(matrix.splits) and all(is_real(study.setting_of(job)) for job in matrix.jobs)
+    if real:
         policies = json.loads((given.out / CONDITIONS).read_text(encoding="utf-8"))["policies"]
         tables[f"{matrix.name}.md"] = real_table(records, policies)
     for name, text in tables.items():
         (given.out / name).write_text(text, encoding="utf-8")
         print(f"\n{name}\n{text}")
     write_figures(records, given.out, matrix.name)
-    if {"test", f"test{GREEDY}"} <= set(matrix.splits):
+    if real:
         save_training(records, given.out / f"{matrix.name}_training.png")
     return 1 if failed else 0
 

@@ -1,6 +1,7 @@
 """From jobs to runs and their records: once, not side by side, and again where something is missing."""
 
 import json
+from argparse import Namespace
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from study.policies import REPORT, policy_folder, prepare
 from study.reach import reach_table
 from study.records import DONE, read_records
 from study.vocabulary import add_words, widened
-from tests.study.samples import QUICK
+from tests.study.samples import QUICK, record
 
 pytestmark = pytest.mark.slow
 
@@ -234,3 +235,15 @@ def test_the_plan_can_be_run(tmp_path, policies, name, monkeypatch):
         run_job(job, study.train_config(tiny, job, tmp_path / job.folder, policy), tiny)
         record = json.loads((tmp_path / job.folder / DONE).read_text())
         assert (record["steps"], record["diverged"]) == (2, None) and record["right"].keys() == set(matrix.splits)
+
+
+def test_greedy_evaluation_makes_no_real_model(study, tmp_path, monkeypatch):
+    """The table of a real model is for settings that have one: an embedded task has no numbers of test problems before training."""
+    matrix = replace(study.matrix("quick"), splits=("test", "test at 0"))
+    made = [record(method, 0, (1, 2), (3, 4)) for method in ("grpo", "aer")]
+    for one in made:
+        one["right"]["test at 0"] = {"hard": [0, 4], "easy": [4, 4]}
+    monkeypatch.setattr(command, "run_matrix", lambda *_: [])
+    monkeypatch.setattr(command, "read_records", lambda _: made)
+    assert command._finish(study, matrix, Namespace(out=tmp_path, cache=tmp_path, workers=1)) == 0
+    assert {path.name for path in tmp_path.glob("*.md")} == {"control.md", "test.md", "test at 0.md"}
