@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from aer_kernels.integrations.sampled import SampledEntropy
+from aer_kernels.methods.seam import reported
 
 
 def add_entropy_advantages(
@@ -45,14 +46,14 @@ def add_entropy_advantages(
         for name in ("logprobs", "mask")
     )
     prompt = torch.tensor([group for group, _ in places])
-    applied = {name: value for name, value in aer.status().items() if name in ("coef", "saturated")}
+    before = aer.status()
     added = aer.advantages(logprobs, mask, prompt, torch.tensor(accuracy, dtype=torch.float32))
     for row, part in zip(added, places.values(), strict=True):
         lengths = [len(_column(data[place], "logprobs")) for place in part]
         for place, values in zip(part, row[: sum(lengths)].split(lengths), strict=True):
             inputs = data[place].loss_fn_inputs
             inputs["advantages"] = type(inputs["advantages"]).from_torch(_column(data[place], "advantages") + values)
-    return {f"aer/{name}": float(value) for name, value in (aer.status() | applied).items() if value is not None}
+    return {f"aer/{name}": float(value) for name, value in reported(before, aer.status()).items() if value is not None}
 
 
 def _column(datum: Any, name: str) -> torch.Tensor:

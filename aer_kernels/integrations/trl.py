@@ -32,7 +32,7 @@ from aer_kernels.integrations.guard import check_parameters
 from aer_kernels.integrations.trl_head import check_head, use_aer_head
 from aer_kernels.integrations.trl_loss import loss_mask
 from aer_kernels.methods import Method, TokenBatch, TokenTerms, check_method, method_for
-from aer_kernels.methods.seam import needs_logprobs
+from aer_kernels.methods.seam import needs_logprobs, reported
 
 STATE = "aer_state.json"
 """Of the method, in each checkpoint."""
@@ -243,9 +243,9 @@ class AERMixin(Base):
         """Tell the method what its batch showed, and log what it applied and what it aims at now."""
         shares, self._aer_unsolved = self._aer_unsolved, []
         unsolved = sum(shares) / len(shares) if shares else None
-        applied = {name: value for name, value in self.method.status().items() if name in ("coef", "saturated")}
+        before = self.method.status()
         self.method.update(self._aer_sums.measured(lambda sums: self.accelerator.reduce(sums, reduction="sum"), unsolved))
-        for name, value in (self.method.status() | applied | {"unsolved_frac": unsolved}).items():
+        for name, value in (reported(before, self.method.status()) | {"unsolved_frac": unsolved}).items():
             self._metrics["train"][f"aer/{name}"].append(math.nan if value is None else float(value))
 
     # checkpoints

@@ -32,6 +32,7 @@ from aer_kernels.integrations.verl_batch import FIELDS, QueueBatch, queue_batch
 from aer_kernels.integrations.verl_loss import COEF, DIVERGENCE, SCALARS, SLOPES, aer_ppo_loss, scalars
 from aer_kernels.integrations.verl_options import Options, batches_a_step, prepare
 from aer_kernels.methods import Method, TokenTerms, method_for
+from aer_kernels.methods.seam import reported
 
 STATE = "aer_state.json"
 """Of the method, in each checkpoint."""
@@ -125,10 +126,10 @@ class AERTrainerMixin(Base):
         batch.extra_info[SCALARS] = scalars(terms)
         batch = super()._update_actor(batch, metrics)
         slopes = [metrics.pop(f"actor/{name}", None) for name in SLOPES]
-        applied = {name: value for name, value in self.method.status().items() if name in ("coef", "saturated")}
+        before = self.method.status()
         measured = found.measured(terms.held, None if None in slopes else (slopes[0], slopes[1]))  # type: ignore[arg-type]
         self.method.update(measured)
-        status = self.method.status() | applied | {"unsolved_frac": measured.unsolved}
+        status = reported(before, self.method.status()) | {"unsolved_frac": measured.unsolved}
         metrics.update({f"aer/{name}": float(value) for name, value in status.items() if value is not None})
         return batch
 

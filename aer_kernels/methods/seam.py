@@ -256,6 +256,9 @@ class Stateless:
         restored({}, state)
 
 
+HELD = ("controlled", "smoothed", "target", "initial")
+"""Numbers of `Method.status` that say what is held, and how well."""
+
 INERT = frozenset({"clip_low", "clip_high", "dual_clip", "divergence_coef"})
 """What does nothing while the ratio is 1, as it is at the first update of each batch."""
 
@@ -297,6 +300,17 @@ def terms_of_nothing(method: Method) -> TokenTerms:
 def moves(method: Method) -> frozenset[str]:
     """Return the names of what a method changes."""
     return terms_of_nothing(method).moved()
+
+
+def reported(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return what a method applied in an update, and what it aims at and holds after it.
+
+    Args:
+        before: its status when the update's tokens were weighed.
+        after: its status after the update.
+    """
+    applied = {name: value for name, value in before.items() if name not in HELD}
+    return {**{name: value for name, value in after.items() if name not in applied}, **applied}
 
 
 def restored(expected: Mapping[str, Any], state: dict[str, Any]) -> dict[str, Any]:

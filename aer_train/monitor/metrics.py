@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aer_kernels.methods.seam import HELD, reported
 from aer_train.collect import Collected
 from aer_train.step.tokens import Weighed
 from aer_train.types import OUTCOMES, Group, Row, Verdict
@@ -93,7 +94,7 @@ def batch_metrics(weighed: Weighed) -> Row:
     }
 
 
-CONTROLLER = ("coef", "saturated", "controlled", "smoothed", "target", "initial")
+CONTROLLER = ("coef", "saturated", *HELD)
 """Numbers of `Method.status` that are logged under entropy/; all others are under method/."""
 
 
@@ -103,9 +104,7 @@ def method_metrics(before: Row, after: Row) -> Row:
     Args:
         before, after: its status when the step's tokens were weighed, and after its update.
     """
-    applied = {name: before[name] for name in before if name not in CONTROLLER[2:]}
-    found = {**{name: after[name] for name in after if name not in applied}, **applied}
-    return {f"{'entropy' if name in CONTROLLER else 'method'}/{name}": value for name, value in found.items()}
+    return {f"{'entropy' if name in CONTROLLER else 'method'}/{name}": value for name, value in reported(before, after).items()}
 
 
 def slope_metrics(slopes: dict[str, float], alpha: float, num_tokens: int) -> Row:

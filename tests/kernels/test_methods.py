@@ -25,7 +25,7 @@ from aer_kernels.methods import (
     make_method,
     method_class,
 )
-from aer_kernels.methods.seam import OF_TOKENS, moves, needs_logprobs, needs_pass
+from aer_kernels.methods.seam import OF_TOKENS, moves, needs_logprobs, needs_pass, reported
 from aer_kernels.methods.selection import draws, largest, largest_of, quantiles, ranks, spans
 from tests.kernels.token_batches import batch, full, permuted
 
@@ -294,6 +294,17 @@ def test_combined_methods():
     config = method_class("aer+stare").Config
     with pytest.raises(ValueError, match="must not combine aer, which holds the entropy of some tokens, with stare, which holds all"):
         make_method(replace(config(), aer=EntropyControlConfig(held="difficult")))
+
+
+def test_what_is_reported_is_what_was_applied():
+    """Whatever a method calls what it moves: the number of the update that was made, beside what that update showed."""
+    for kind, name in (("aer", "coef"), ("positive_advantage", "positive_weight")):
+        method = make(kind, target=1.0)
+        before = method.status()
+        method.update(Measured(0.5 if kind == "aer" else 5.0, 1.0, 1.0))
+        after = method.status()
+        assert before[name] != after[name]
+        assert reported(before, after) == after | {name: before[name], "saturated": before["saturated"]}
 
 
 def test_ranks_and_quantiles_by_hand():
