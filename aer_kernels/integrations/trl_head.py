@@ -18,6 +18,7 @@ from torch import Tensor
 from trl.trainer import utils as trl_utils
 
 from aer_kernels.api import fused_logprobs
+from aer_kernels.inputs import autocast
 from aer_kernels.integrations.guard import check_parameters, check_version, looks_up
 
 OLDEST = "1.16"
@@ -27,7 +28,6 @@ NAME = "_ChunkedLogProbFunction"
 """What TRL's models look up in `trl.trainer.utils`."""
 
 HEAD = ("hidden", "weight", "bias", "targets", "temperature", "chunk_size", "final_logit_softcapping", "logit_scale", "outputs")
-
 
 check_version("trl", trl.__version__, OLDEST, None, "pip install 'aer-rl[trl]'")
 
@@ -65,8 +65,7 @@ class AERHead:
             with torch.no_grad():
                 given = (hidden, weight, bias, targets, temperature, chunk_size, final_logit_softcapping, logit_scale)
                 others = ChunkedLogProbFunction.apply(*given, extra)[2:]
-        if torch.is_autocast_enabled(hidden.device.type):
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        hidden, weight = autocast(hidden, weight)
         found = fused_logprobs(
             hidden,
             weight.to(hidden.dtype),

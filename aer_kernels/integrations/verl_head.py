@@ -13,6 +13,7 @@ from verl.models.transformers import dense_common
 from verl.utils.experimental import torch_functional
 
 from aer_kernels.api import fused_logprobs
+from aer_kernels.inputs import autocast
 from aer_kernels.integrations.guard import check_parameters, looks_up
 
 NAME = "FusedLinearForPPO"
@@ -34,8 +35,7 @@ class AERLinearForPPO(torch.nn.Module):
             input_ids: (...) int, the tokens to score.
             temperature: > 0.
         """
-        if torch.is_autocast_enabled(hidden_states.device.type):
-            hidden_states = hidden_states.to(torch.get_autocast_dtype(hidden_states.device.type))
+        hidden_states, vocab_weights = autocast(hidden_states, vocab_weights)
         found = fused_logprobs(hidden_states, vocab_weights.to(hidden_states.dtype), input_ids.long(), temperature=float(temperature))
         return found.logprobs, found.entropy
 
