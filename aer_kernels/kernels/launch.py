@@ -25,16 +25,22 @@ def row_launch(num_columns: int, has_floor: bool = False, warp_size: int = WARP_
 
 
 def tempering_arguments(tempering: Tempering, anchor: Tensor, v_start: int) -> dict[str, Any]:
-    """Arguments that say how raw products become logits; anchor stands in for pointers that are not used."""
+    """Arguments that say how raw products become logits, and which count; anchor stands in for pointers that are not used."""
+    return complete_arguments(tempering, anchor, v_start) | {
+        "v_start": v_start,
+        "floor_ptr": anchor if tempering.floor is None else tempering.floor,
+        "FLOOR": "none" if tempering.floor is None else "entropy" if tempering.entropy_alone else "all",
+    }
+
+
+def complete_arguments(tempering: Tempering, anchor: Tensor, v_start: int = 0) -> dict[str, Any]:
+    """The same for kernels of complete rows without a floor."""
     per_token = isinstance(tempering.temperature, Tensor)
     return {
         "bias_ptr": anchor if tempering.bias is None else tempering.bias[v_start:].contiguous(),
         "temperature_ptr": tempering.temperature if per_token else anchor,
-        "v_start": v_start,
         "temperature": 1.0 if per_token else float(tempering.temperature),
         "softcap": 1.0 if tempering.softcap is None else float(tempering.softcap),
-        "floor_ptr": anchor if tempering.floor is None else tempering.floor,
-        "FLOOR": "none" if tempering.floor is None else "entropy" if tempering.entropy_alone else "all",
         "HAS_BIAS": tempering.bias is not None,
         "HAS_SOFTCAP": tempering.softcap is not None,
         "HAS_TEMPERATURE": per_token or tempering.temperature != 1.0,

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aer_kernels.kernels.launch import on_device, row_launch, tempering_arguments
+from aer_kernels.kernels.launch import complete_arguments, on_device, row_launch
 from aer_kernels.kernels.primitives import finite, load_logits, moved
 from aer_kernels.statistics import Tempering
 
@@ -119,9 +119,6 @@ def row_floors(raw: Tensor, tempering: Tempering, wanted: float, *, count: bool,
     out = raw.new_empty(raw.shape[0])
     if raw.shape[0] == 0:
         return out
-    arguments = tempering_arguments(tempering, raw, 0)
-    for name in ("v_start", "floor_ptr", "FLOOR"):
-        del arguments[name]
     with on_device(raw):
         _row_floors_kernel[(raw.shape[0],)](
             raw,
@@ -131,7 +128,7 @@ def row_floors(raw: Tensor, tempering: Tempering, wanted: float, *, count: bool,
             wanted=float(wanted),
             COUNT=count,
             CROSSING=crossing,
-            **arguments,
+            **complete_arguments(tempering, raw),
             **row_launch(raw.shape[1], has_floor=True),
         )
     return out

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from aer_kernels.kernels.launch import on_device, row_launch, tempering_arguments
+from aer_kernels.kernels.launch import complete_arguments, on_device, row_launch
 from aer_kernels.kernels.primitives import load_logits
 from aer_kernels.statistics import RowStatistics, Tempering
 
@@ -55,9 +55,6 @@ def row_moments(raw: Tensor, stats: RowStatistics, tempering: Tempering) -> tupl
     """sum p^2 and sum p^2 (log p + H) of each of complete rows of raw logits (n, V), (n,) each."""
     squares, surprise = raw.new_empty(raw.shape[0]), raw.new_empty(raw.shape[0])
     if raw.shape[0]:
-        arguments = tempering_arguments(tempering, raw, 0)
-        for name in ("v_start", "floor_ptr", "FLOOR"):
-            del arguments[name]
         with on_device(raw):
             _row_moments_kernel[(raw.shape[0],)](
                 raw,
@@ -68,7 +65,7 @@ def row_moments(raw: Tensor, stats: RowStatistics, tempering: Tempering) -> tupl
                 t_ptr=stats.sum_centred,
                 num_columns=raw.shape[1],
                 raw_stride=raw.stride(0),
-                **arguments,
+                **complete_arguments(tempering, raw),
                 **row_launch(raw.shape[1]),
             )
     return squares, surprise
