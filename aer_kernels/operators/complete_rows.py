@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aer_kernels.backends import row_backend
 from aer_kernels.blocked.factors import Head, HeadNeeds
 from aer_kernels.blocked.gemm import statistics_dtype
 from aer_kernels.blocked.memory import block_of, blocks, scratch_like
@@ -40,7 +40,7 @@ def floors(*args: Any) -> Tensor:
         found = a.hidden.new_empty(chosen.size, dtype=token_dtype(a))
         head = head_of(a, chosen)
         for rows, raw in _complete_rows(a, head):
-            found[rows] = _floors_of(raw, head.tempering.part(rows), a.impl, kind, wanted, crossing)
+            found[rows] = _floors_of(raw, head.tempering.part(rows), head.backend, kind, wanted, crossing)
         return chosen.spread(found).masked_fill(~a.keep, -math.inf)
 
 
@@ -82,9 +82,9 @@ def _complete_rows(a: HeadArguments, head: Head) -> Iterator[tuple[slice, Tensor
         yield rows, head.logits_(raw, head.hidden_of(rows), slice(0, head.vocab_size))
 
 
-def _floors_of(raw: Tensor, tempering: Tempering, impl: str, kind: str, wanted: float, crossing: bool) -> Tensor:
+def _floors_of(raw: Tensor, tempering: Tempering, backend: ModuleType, kind: str, wanted: float, crossing: bool) -> Tensor:
     if kind == "min_p":
         return temper(raw, tempering.bias, tempering.temperature, tempering.softcap).amax(1) + (math.log(wanted) - MIN_P_MARGIN)
     if kind == "top_k" and wanted >= raw.shape[1]:
         return raw.new_full((raw.shape[0],), -math.inf)
-    return row_backend(impl, raw.device).row_floors(raw, tempering, wanted, count=kind == "top_k", crossing=crossing)
+    return backend.row_floors(raw, tempering, wanted, count=kind == "top_k", crossing=crossing)
