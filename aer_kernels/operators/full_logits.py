@@ -7,13 +7,13 @@ from torch import Tensor
 
 from aer_kernels import reference
 from aer_kernels.objectives.policy import PolicyInputs, Surrogate, policy_metrics, policy_tokens
-from aer_kernels.operators.arguments import HeadArguments, LogitsArguments
+from aer_kernels.operators.arguments import HeadArguments, LogitsArguments, without_autocast
 
 
 def head_statistics(head: HeadArguments) -> tuple[Tensor, ...]:
     """Return (logprobs, entropy, logsumexp) of each token, from full logits and differentiable by autograd."""
     dtype = torch.promote_types(head.hidden.dtype, torch.float32)
-    with torch.autocast(head.hidden.device.type, enabled=False):
+    with without_autocast(head.hidden):
         raw = head.hidden.to(dtype) @ head.weight.to(dtype).T
         if head.lora_hidden is not None and head.lora_weight is not None:
             raw = raw + head.lora_hidden.to(dtype) @ head.lora_weight.to(dtype).T
