@@ -90,11 +90,15 @@ def spread(hidden: Tensor, dictionary: Tensor) -> Tensor:
     if len(hidden) <= modes:
         return (hidden.to(dtype) * 0.0).sum()
     observed = (hidden.double() @ dictionary.to(hidden.device).double().T).sigmoid()
+    return torch.linalg.eigvals(_dynamics(observed)).abs().var(correction=0).to(dtype)
+
+
+def _dynamics(observed: Tensor) -> Tensor:
+    """K^T, (m, m), from g of the tokens of a response, (T, m)."""
     before, after = observed[:-1], observed[1:]
     square = before.T @ before
-    ridge = RIDGE * square.diagonal().mean() * torch.eye(modes, dtype=square.dtype, device=square.device)
-    dynamics = torch.linalg.solve(square + ridge, before.T @ after)
-    return torch.linalg.eigvals(dynamics).abs().var(correction=0).to(dtype)
+    ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
+    return torch.linalg.solve(square + ridge, before.T @ after)
 
 
 def random_dictionary(modes: int, width: int, seed: int) -> Tensor:
@@ -129,9 +133,7 @@ def fit_dictionary(states: Sequence[Tensor], modes: int, *, steps: int = 200, lr
 def _missed(hidden: Tensor, dictionary: Tensor) -> Tensor:
     observed = (hidden @ dictionary.T).sigmoid()
     before, after = observed[:-1], observed[1:]
-    square = before.T @ before
-    ridge = RIDGE * square.diagonal().mean() * torch.eye(len(square), dtype=square.dtype, device=square.device)
-    rest = after - before @ torch.linalg.solve(square + ridge, before.T @ after)
+    rest = after - before @ _dynamics(observed)
     return rest.square().sum() / (after - after.mean(0)).square().sum()
 
 
