@@ -98,9 +98,9 @@ class QueueBatch:
     offsets: Tensor
     """(rows + 1,) int64: where each row begins there."""
 
-    def nested(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """Return a number of each token, (N,), as the queue's jagged tensor, fp32, and `fill` elsewhere."""
-        flat = torch.full((int(self.offsets[-1]),), fill).index_copy_(0, self.index, values.float())
+    def nested(self, values: Tensor) -> Tensor:
+        """Return a number of each token, (N,), as the queue's jagged tensor, fp32, and 0 elsewhere."""
+        flat = torch.zeros(int(self.offsets[-1])).index_copy_(0, self.index, values.float())
         return torch.nested.as_nested_tensor(list(flat.split(self.offsets.diff().tolist())), layout=torch.jagged)
 
     def measured(self, held: Tensor | None, slopes: tuple[float, float] | None) -> Measured:

@@ -249,9 +249,9 @@ def test_a_batch_has_the_loss_tokens() -> None:
     assert (
         tokens.accuracy.tolist() == pytest.approx([sum(score[:3]) / 3, sum(score[3:5]) / 2, score[5]]) and tokens.rewards.tolist() == score
     )
-    back = found.nested(torch.arange(len(expected)) + 1.0, fill=-1.0)
+    back = found.nested(torch.arange(len(expected)) + 1.0)
     for row in range(len(KEYS)):
-        assert back[row].tolist() == [place.get((row, column), -2) + 1 for column in range(len(back[row]))]
+        assert back[row].tolist() == [place.get((row, column), -1) + 1 for column in range(len(back[row]))]
 
 
 def test_what_a_batch_shows() -> None:
