@@ -80,8 +80,8 @@ class AdaptiveEntropyController(Regulator):
         return self.alpha * self.weights(group_accuracy, group_entropy)
 
     def weights(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
-        """Return w(q) (C1), divided by its mean over the prompts (C7). H(q) counts only once the target is
-        known. Arguments and errors are those of `coefficients`."""
+        """Return w(q) (C1), divided by its mean over the prompts (C7). H(q) counts only once the target is known. Arguments and errors are
+        those of `coefficients`."""
         accuracy = _accuracy(group_accuracy)
         return difficulty_weights(accuracy, self.config, self._relative(group_entropy, accuracy))
 

@@ -11,7 +11,6 @@ TIE = 1e-4
 """Values that differ by at most this are equal. Tokens drawn in the same state have the same entropy, and the rounding of a pass must not
 tell them apart."""
 
-
 EXACT = 1e-6
 """The same for numbers that were recorded once, such as log-probs: no further pass rounds them anew."""
 

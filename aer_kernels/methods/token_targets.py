@@ -34,7 +34,6 @@ from aer_kernels.objectives.entropy_change import entropy_slopes
 TREND_EMA = 0.8
 """Weight of the past in the trend: h is noisy, and the integral, which falls faster than it rises, would lose by that."""
 
-
 BAND = 0.2
 """Entropy this much above its target, relative, counts as not held: nothing is to push it up there."""
 

@@ -7,8 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from aer_kernels import KeptSet, fused_floors, fused_logprobs, fused_moments, fused_policy_loss, logprobs_from_logits, support_floors
-from aer_kernels.blocked.parallel import RowStatistics
-from aer_kernels.statistics import Tempering
+from aer_kernels.statistics import RowStatistics, Tempering
 from aer_kernels.testing import assert_within_budget, head_inputs
 from tests.kernels.cases import FUSED, GRADS
 
