@@ -58,8 +58,8 @@ class Ahead:
         self._running: tuple[Plan, Future[tuple[Share, dict[str, float]]], float] | None = None
         self._next: Draw | Exception | None = None
 
-    def take(self, step: int) -> Draw | None:
-        """Return the samples of a step; None where they were not drawn ahead.
+    def take(self) -> Draw | None:
+        """Return the samples of the next step; None where they were not drawn ahead.
 
         Raises:
             Whatever the draw has raised; RankLost - it has failed on another rank.
