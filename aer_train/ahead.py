@@ -58,8 +58,8 @@ class Ahead:
         self._running: tuple[Plan, Future[tuple[Share, dict[str, float]]], float] | None = None
         self._next: Draw | Exception | None = None
 
-    def take(self, step: int) -> Draw | None:
-        """Return the samples of a step; None where they were not drawn ahead.
+    def take(self) -> Draw | None:
+        """Return the samples of the next step; None where they were not drawn ahead.
 
         Raises:
             Whatever the draw has raised; RankLost - it has failed on another rank.
@@ -99,9 +99,9 @@ class Ahead:
         if error is not None:
             self._next = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
         elif None in shares:
-            self._next = dist.RankLost(f"another process has failed to sample with the names {plan.seed}")
+            self._next = dist.RankLost(f"another process has failed to sample with the names {plan.wanted.seed}")
         else:
-            self._next = Draw(plan.places, grouped(plan.prompts, plan.sizes, drawn), plan.position)
+            self._next = Draw(plan.places, grouped(plan.wanted, drawn), plan.position)
 
     def metrics(self, step: int, groups: list[Group]) -> Row:
         """Return how old the samples of a step are, and how much sampling it has hidden.
@@ -156,7 +156,7 @@ class Ahead:
     def _sample(self, plan: Plan, future: Future[tuple[Share, dict[str, float]]]) -> None:
         clock = Clock()
         try:
-            found = sample_share(self.rollout, self.verifier, plan.prompts, plan.sizes, plan.seed, clock, progress=self._check_open)
+            found = sample_share(self.rollout, self.verifier, plan.wanted, clock, self._check_open)
             future.set_result((found, clock.lap()))
         except BaseException as error:
             future.set_exception(error)

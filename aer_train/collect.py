@@ -19,16 +19,28 @@ from aer_train.step.tokens import token_batch, weigh
 from aer_train.types import Group, Prompt, Sample, Sampling, Verdict
 from aer_train.verify.rewards import Rewards, question_of
 
+Tell = Callable[[int], None]
+"""Takes how many more samples are there."""
 
-class Plan(NamedTuple):
-    """What a step draws first: its own prompts."""
 
-    places: list[int]
-    """In the data."""
+@dataclass(frozen=True)
+class Wanted:
+    """Responses to be drawn; see `Rollout.stream`."""
+
     prompts: list[Prompt]
     sizes: GroupSize
     seed: tuple[int | str, ...]
     """Names of the draw."""
+    sampling: Sampling | None = None
+    first: int = 0
+
+
+class Plan(NamedTuple):
+    """What a step draws first: responses to its own prompts."""
+
+    places: list[int]
+    """Of the prompts in the data."""
+    wanted: Wanted
     position: int
     """Prompts taken from the data so far, these included."""
 
@@ -87,7 +99,7 @@ def collect(
     difficulty = difficulty or Difficulty(config.difficulty, prompts, seed)
     if drawn is None:
         plan = planned(prompts, position, step, config, difficulty)
-        drawn = Draw(plan.places, sample_groups(rollout, verifier, plan.prompts, plan.sizes, plan.seed, clock), plan.position)
+        drawn = Draw(plan.places, sample_groups(rollout, verifier, plan.wanted, clock), plan.position)
     groups, position = drawn.groups, drawn.position
     rounds, taken_places = [groups], [drawn.places]
     places = _replaceable_places(groups, method, config)
@@ -95,8 +107,8 @@ def collect(
         chosen, position = difficulty.take(position, len(places), step, len(rounds), [place for part in taken_places for place in part])
         if not chosen:
             break
-        seeds = (seed, "train", step, "refill", len(rounds))
-        fresh = sample_groups(rollout, verifier, [prompts[place] for place in chosen], size, seeds, clock)
+        wanted = Wanted([prompts[place] for place in chosen], size, (seed, "train", step, "refill", len(rounds)))
+        fresh = sample_groups(rollout, verifier, wanted, clock)
         rounds.append(fresh)
         taken_places.append(chosen)
         useful = [group for group, use in zip(fresh, teaches(fresh, config), strict=True) if use]
@@ -110,7 +122,7 @@ def planned(prompts: list[Prompt], position: int, step: int, config: TrainConfig
     """Return what a step draws first. All ranks must call it together. Arguments as for `collect`."""
     places, position = difficulty.take(position, config.optim.prompts_per_step, step)
     sizes = difficulty.group_sizes(places, config.rollout.group_size)
-    return Plan(places, [prompts[place] for place in places], sizes, (config.run.seed, "train", step), position)
+    return Plan(places, Wanted([prompts[place] for place in places], sizes, (config.run.seed, "train", step)), position)
 
 
 def teaches(groups: list[Group], config: TrainConfig) -> list[bool]:
@@ -139,50 +151,27 @@ def _replaceable_places(groups: list[Group], method: Method, config: TrainConfig
     return [place for place, empty in enumerate(replaceable(groups, method, config)) if empty]
 
 
-def sample_groups(
-    rollout: Rollout,
-    verifier: Rewards,
-    prompts: list[Prompt],
-    group_size: GroupSize,
-    seed: tuple[int | str, ...],
-    clock: Clock,
-    sampling: Sampling | None = None,
-    first: int = 0,
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[Group]:
+def sample_groups(rollout: Rollout, verifier: Rewards, wanted: Wanted, clock: Clock, progress: Tell = lambda count: None) -> list[Group]:
     """Return a group for each prompt. Finished samples go to the verifier while others are still being generated.
 
     Every rank samples a share of the prompts, and gets the groups of all.
-
-    Args:
-        sampling, first: see `Rollout.stream`.
-        progress: is told how many more samples are there.
     """
-    mine = sample_share(rollout, verifier, prompts, group_size, seed, clock, sampling, first, progress)
+    mine = sample_share(rollout, verifier, wanted, clock, progress)
     with clock.part("exchange"):
         drawn = [pair for part in dist.all_gather(mine) for pair in part]
     progress(len(drawn) - len(mine))
-    return grouped(prompts, group_size, drawn)
+    return grouped(wanted, drawn)
 
 
-def sample_share(
-    rollout: Rollout,
-    verifier: Rewards,
-    prompts: list[Prompt],
-    group_size: GroupSize,
-    seed: tuple[int | str, ...],
-    clock: Clock,
-    sampling: Sampling | None = None,
-    first: int = 0,
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[tuple[Sample, Verdict]]:
+def sample_share(rollout: Rollout, verifier: Rewards, wanted: Wanted, clock: Clock, progress: Tell) -> list[tuple[Sample, Verdict]]:
     """Return this rank's share of the samples, ordered by prompt, then index, with their verdicts. It waits for no other rank, so that a
     thread can do it. Arguments as for `sample_groups`."""
-    samples, pending = [], []
-    share, sizes = dist.share(len(prompts)), sizes_of(group_size, len(prompts))
-    mine_of_each = group_size if isinstance(group_size, int) else sizes[share.start : share.stop]
+    samples, pending, prompts, first = [], [], wanted.prompts, wanted.first
+    share = dist.share(len(prompts))
+    mine = slice(share.start, share.stop)
+    mine_of_each = wanted.sizes if isinstance(wanted.sizes, int) else wanted.sizes[mine]
     with clock.part("rollout"):
-        for part in rollout.stream(prompts[share.start : share.stop], mine_of_each, seed, sampling, first + share.start):
+        for part in rollout.stream(prompts[mine], mine_of_each, wanted.seed, wanted.sampling, first + share.start):
             samples += part
             progress(len(part))
             with clock.part("verify_wait"):
@@ -192,7 +181,8 @@ def sample_share(
     return sorted(zip(samples, verdicts, strict=True), key=lambda pair: (pair[0].prompt, pair[0].index))
 
 
-def grouped(prompts: list[Prompt], group_size: GroupSize, pairs: list[tuple[Sample, Verdict]]) -> list[Group]:
+def grouped(wanted: Wanted, pairs: list[tuple[Sample, Verdict]]) -> list[Group]:
     """Return a group for each prompt of all ranks' samples, which are in order."""
-    bounds = pairwise(accumulate(sizes_of(group_size, len(prompts)), initial=0))
+    prompts = wanted.prompts
+    bounds = pairwise(accumulate(sizes_of(wanted.sizes, len(prompts)), initial=0))
     return [Group(prompt, *map(list, zip(*pairs[start:stop], strict=True))) for prompt, (start, stop) in zip(prompts, bounds, strict=True)]

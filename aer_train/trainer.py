@@ -232,7 +232,7 @@ class Loop:
         config, clock, step = self.config, self.clock, self.progress.step + 1
         with memory_errors(sampling_way_out(config)):
             source = self.rollout, self.verifier, self.prompts
-            drawn_before = self.ahead.take(step)
+            drawn_before = self.ahead.take()
             collected = collect(*source, self.progress.prompts, step, self.method, config, clock, self.difficulty, drawn_before)
         sampled = collected_metrics(collected, config.reward.tolerance)
         self.failures.step([verdict for part in collected.rounds for group in part for verdict in group.verdicts])

@@ -14,7 +14,7 @@ from aer_train.evaluation.estimates import Estimate, shown_ks
 from aer_train.evaluation.evaluate import measures, named, tier_places
 from aer_train.evaluation.tables import Cells, markdown, measure_cells
 from aer_train.monitor.console import Console, table
-from aer_train.run.files import write_atomic
+from aer_train.run.files import read_json, write_atomic
 from aer_train.run.folder import read_evals
 from aer_train.seeds import generator
 from aer_train.types import Row
@@ -92,12 +92,12 @@ def read_result(path: Path) -> Row:
     """Return an evaluation.
 
     Raises:
-        ValueError - there is none, or it was made before evaluations kept their tallies.
+        ValueError - there is none, it is not JSON, or it was made before evaluations kept their tallies.
     """
     if path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
     elif (path / "eval.json").is_file():
-        result = json.loads((path / "eval.json").read_text(encoding="utf-8"))
+        result = read_json(path / "eval.json")
     elif evals := read_evals(path):
         result = evals[max(evals)]
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 import numpy as np
 
 from aer_train.clock import Clock
-from aer_train.collect import sample_groups
+from aer_train.collect import Wanted, sample_groups
 from aer_train.config.tree import TrainConfig
 from aer_train.data.prompts import Message, PromptSet
 from aer_train.evaluation.estimates import CURVES, Estimate, interval, majority_at_k, pass_at_k
@@ -58,8 +58,8 @@ def judged_chunks(
     seed: tuple[int | str, ...] = (config.run.seed, "eval", prompts.name) if prompts.name else (config.run.seed, "eval")
     for chunk, first in enumerate(range(0, len(prompts.prompts), size)):
         if chunk not in skip:
-            part = prompts.prompts[first : first + size]
-            groups = sample_groups(rollout, verifier, part, config.eval.samples, seed, Clock(), drawn_from, first, progress)
+            wanted = Wanted(prompts.prompts[first : first + size], config.eval.samples, seed, drawn_from, first)
+            groups = sample_groups(rollout, verifier, wanted, Clock(), progress)
             yield chunk, [_row(g.prompt, s, v) for g in groups for s, v in zip(g.samples, g.verdicts, strict=True)]
 
 

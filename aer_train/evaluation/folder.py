@@ -30,7 +30,7 @@ from aer_train.monitor.hints import cut_remedy
 from aer_train.rollout.backends import make_rollout
 from aer_train.rollout.lengths import check_prompts
 from aer_train.run.checkpoint import latest
-from aer_train.run.files import eval_json, num_rows, read_parquet, write_atomic, write_parquet
+from aer_train.run.files import eval_json, num_rows, read_json, read_parquet, write_atomic, write_parquet
 from aer_train.run.versions import versions
 from aer_train.types import Row
 from aer_train.verify.rewards import Rewards
@@ -97,7 +97,7 @@ def _with_date(config: TrainConfig, policy: Policy, out: Path) -> TrainConfig:
 
     def found() -> str:
         path = out / "settings.json"
-        return (path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("date")) or today()
+        return (path.is_file() and read_json(path).get("date")) or today()
 
     return replace(config, data=replace(config.data, date=dist.from_main(found)))
 
@@ -148,7 +148,7 @@ def _open_folder(out: Path, about: Row) -> None:
     """Make the folder, or make sure that it belongs to the same evaluation."""
     path = out / "settings.json"
     if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
         differing = [f"{key} {known.get(key)!r}" for key in about if known.get(key) != about[key]]
         if differing:
             raise ValueError(f"--out must be a new folder or one of the same evaluation, got {out} with {'; '.join(differing)}")

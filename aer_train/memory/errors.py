@@ -1,4 +1,4 @@
-"""Out of memory: known by its many errors, and told in a line with what to change."""
+"""Out of memory, known by its many errors and told in a line with what to change; and whatever else a model's own code raises."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ def memory_errors(way_out: str) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise MemoryError(f"out of memory: {way_out} ({reason})") from error
+
+
+@contextmanager
+def model_errors(rule: str) -> Iterator[None]:
+    """Tell by a ValueError, `rule` and a line, what a model's own code raises: anything. Only running out of memory stays what it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "no reason").splitlines()[0]
+        raise ValueError(f"{rule}: {type(error).__name__}: {reason}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

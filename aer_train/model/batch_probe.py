@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from aer_train.memory.errors import is_out_of_memory
+from aer_train.memory.errors import model_errors
 from aer_train.model.policy import Policy, forward_pass
 from aer_train.model.positions import positions
 
@@ -30,13 +30,8 @@ def prove_batches(policy: Policy, name: str) -> None:
     Raises:
         ValueError - they differ, or the model cannot compute them.
     """
-    try:
+    with model_errors(f"model.name must be a model that takes a padded batch, got {name!r}"):
         found = _difference(*_states(replace(policy, unpad=False)))
-    except Exception as error:  # of the model's own code
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).strip() or "no reason").splitlines()[0]
-        raise ValueError(f"model.name must be a model that takes a padded batch, got {name!r}: {type(error).__name__}: {reason}") from error
     if not found <= TOLERANCE[policy.dtype]:
         raise ValueError(
             f"model.name must be a causal model that leaves padding out, got {name!r}: in a padded batch, or with more text behind, "

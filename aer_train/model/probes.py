@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aer_train.memory.errors import is_out_of_memory
+from aer_train.memory.errors import model_errors
 from aer_train.model.head import candidates, finish
 from aer_train.model.policy import Policy, forward_pass
 from aer_train.model.positions import positions
@@ -32,15 +32,8 @@ def prove_head(policy: Policy, name: str) -> Policy:
     Raises:
         ValueError - there are none that its config names: it would silently be another policy that is trained.
     """
-    try:
+    with model_errors(f"model.name must be a causal language model of the usual form, got {name!r}"):
         products, theirs = _both_logits(policy)
-    except Exception as error:  # of the model's own code
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).strip() or "no reason").splitlines()[0]
-        raise ValueError(
-            f"model.name must be a causal language model of the usual form, got {name!r}: {type(error).__name__}: {reason}"
-        ) from error
     if not theirs.isfinite().all():
         raise ValueError(f"model.name must be a model with finite weights, got {name!r}, whose logits are NaN or infinite")
     config = policy.model.config.get_text_config()

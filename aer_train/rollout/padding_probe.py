@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aer_train.memory.errors import is_out_of_memory
+from aer_train.memory.errors import model_errors
 from aer_train.model import Logits, Policy
 from aer_train.model.positions import positions
 from aer_train.rollout.growing import Growing
@@ -34,23 +34,14 @@ def prove_rollouts(policy: Policy) -> None:
     Raises:
         ValueError - they are others, or cannot be computed.
     """
-    kind = type(policy.model).__name__
     prompts, steps = _sizes(policy)
-    try:
-        with policy.gathered(), policy.autocast():
-            together, tokens = _together(policy, prompts, steps)
-            apart = [_alone(policy, prompt, response) for prompt, response in zip(prompts, tokens, strict=True)]
-    except Exception as error:  # of the model's own code
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).strip() or "no reason").splitlines()[0]
-        raise ValueError(f"rollout.backend must be vllm or vllm_server for {kind}, got hf: {type(error).__name__}: {reason}") from error
+    rule = f"rollout.backend must be vllm or vllm_server for {type(policy.model).__name__}, got hf"
+    with model_errors(rule), policy.gathered(), policy.autocast():
+        together, tokens = _together(policy, prompts, steps)
+        apart = [_alone(policy, prompt, response) for prompt, response in zip(prompts, tokens, strict=True)]
     difference = _difference(together, torch.stack(apart))
     if not difference <= (GPU_FLOAT32 if policy.dtype == torch.float32 and policy.device.type != "cpu" else TOLERANCE[policy.dtype]):
-        raise ValueError(
-            f"rollout.backend must be vllm or vllm_server for {kind}, got hf: beside a longer prompt, with padding and a cache, "
-            f"its logits differ by {difference:.2g} of their spread"
-        )
+        raise ValueError(f"{rule}: beside a longer prompt, with padding and a cache, its logits differ by {difference:.2g} of their spread")
 
 
 def _sizes(policy: Policy) -> tuple[list[list[int]], int]:

@@ -10,7 +10,7 @@ from typing import Any
 from aer_train.config.method import with_method
 from aer_train.config.parse import leaves
 from aer_train.config.tree import TrainConfig
-from aer_train.data.sources import FORMATS
+from aer_train.data.files import file_format
 from aer_train.evaluation.tables import eval_cells
 from aer_train.run.files import read_json
 from aer_train.run.folder import read_config, read_evals, read_metrics
@@ -109,7 +109,7 @@ def _with_revision(name: str, revision: str | None) -> str:
 
 def _is_hub_id(name: str) -> bool:
     """Whether a model or a dataset comes from the hub."""
-    return not (name.startswith("builtin:") or Path(name).suffix in FORMATS or Path(name).exists() or name.startswith(("/", ".", "~")))
+    return not (name.startswith("builtin:") or _is_path(name) or Path(name).exists())
 
 
 def _public(value: Any) -> Any:
@@ -120,5 +120,8 @@ def _public(value: Any) -> Any:
         return value
     if "://" in value:
         return "a server"
-    is_path = value.startswith(("/", ".", "~")) or Path(value).suffix in FORMATS
-    return Path(value).name if is_path or (len(value) < LONGEST_PATH and Path(value).exists()) else value
+    return Path(value).name if _is_path(value) or (len(value) < LONGEST_PATH and Path(value).exists()) else value
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or file_format(text) is not None

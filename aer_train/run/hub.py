@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aer_train import ahead
 from aer_train.run.card import model_card
 from aer_train.run.checkpoint import RATES, latest
 
-LEFT_OUT = ["optimizer/*", "state.json", RATES]
+LEFT_OUT = ["optimizer/*", "state.json", RATES, ahead.FILE]
 """What only a resumed run needs."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -172,15 +172,17 @@ def _micro_batch(parts: list[Unit], samples: Sequence[Sample], columns: Columns 
         shape = max(1, len(rows)), max((span.stop for span in spans), default=1)
         input_ids, attention_mask = _rows(rows, samples, shape, pad_id, device)
 
-    def column(values: np.ndarray | None) -> Tensor | None:
+    def column(name: str) -> Tensor | None:
+        values = None if columns is None else getattr(columns, name)
         if values is None or columns is None:
             return None
         return _spread([values[columns.slices[row]] for row in rows], spans, shape, 0.0, device)
 
-    given = [None] * 7 if columns is None else [getattr(columns, field.name) for field in fields(columns)[1:8]]
-    advantages, entropy_coef, weights, divergence_coef, held, old_logprobs, reference = map(column, given)
+    def given(name: str) -> Tensor:
+        found = column(name)
+        return torch.zeros(shape, device=device) if found is None else found
+
     targets = _spread([samples[row].tokens for row in rows], spans, shape, IGNORE_INDEX, device)
-    zeros = torch.zeros(shape, device=device)
     statistic = None if columns is None or columns.statistic_coef is None else columns.statistic_coef[rows or [0]]
     return MicroBatch(
         rows,
@@ -190,13 +192,13 @@ def _micro_batch(parts: list[Unit], samples: Sequence[Sample], columns: Columns 
         targets,
         targets != IGNORE_INDEX,
         _spread([samples[row].logprobs for row in rows], spans, shape, 0.0, device),
-        zeros if advantages is None else advantages,
-        zeros if entropy_coef is None else entropy_coef,
-        weights,
-        divergence_coef,
-        held,
-        old_logprobs,
-        reference,
+        given("advantages"),
+        given("entropy_coef"),
+        column("weights"),
+        column("divergence_coef"),
+        column("held"),
+        column("old_logprobs"),
+        column("reference"),
         sum(len(samples[row].tokens) for row in rows),
         input_ids.numel() - sum(unit_width(unit, samples) for unit in parts),
         None if statistic is None else torch.from_numpy(statistic).to(device),

@@ -92,20 +92,20 @@ def measure(
 @torch.no_grad()
 @forward_pass
 def measure_statistic(policy: Policy, batch: MicroBatch, statistic: Statistic) -> Tensor:
-    """Return the statistic of each sample of a micro-batch under the present policy, (B,) float32."""
+    """Return the statistic of each sample of a micro-batch under the present policy, (B,) float32; (0,) of an empty one."""
     with policy.autocast():
         hidden = batch.hidden(policy)
-    found = [statistic(states[mask]) for states, mask in zip(hidden, batch.loss_mask, strict=True)]
-    return torch.stack(found).float()
+    found = [statistic(states[span]) for states, span in zip(hidden, batch.spans, strict=False)]
+    return torch.stack(found).float() if found else hidden.new_zeros(0, dtype=torch.float32)
 
 
 def _statistic_loss(statistic: Statistic, hidden: Tensor, batch: MicroBatch) -> Tensor:
     """Sum of statistic_coef times statistic; a sample whose coefficient is 0 costs nothing."""
     assert batch.statistic_coef is not None
     total = torch.zeros((), device=hidden.device)
-    for states, mask, coef in zip(hidden, batch.loss_mask, batch.statistic_coef.tolist(), strict=True):
-        if coef and bool(mask.any()):
-            total = total + coef * statistic(states[mask])
+    for states, span, coef in zip(hidden, batch.spans, batch.statistic_coef.tolist(), strict=False):  # an empty micro-batch has no span
+        if coef:
+            total = total + coef * statistic(states[span])
     return total
 
 

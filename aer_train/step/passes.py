@@ -90,7 +90,7 @@ class Passes:
         if dist.is_main():  # what needs no pass is counted once
             self._add_recorded([row for row in dead if row not in self._scored and not self.counts(row)])
             if not off_policy:
-                self.totals.add_unmoved(self._weight([row for row in dead if row not in set(passed)]))
+                self.totals.add_unmoved(self._weight(sorted(set(dead) - set(passed))))
 
     def backward(self, rows: list[int], off_policy: bool, columns: Columns, totals: Totals) -> Tensor:
         """Accumulate the gradient of the update on these samples; returns this rank's share of its loss, float64."""

@@ -72,7 +72,7 @@ def score(
 def statistics(policy: Policy, samples: Sequence[Sample], rows: list[int], statistic: Statistic, config: TrainConfig) -> Tensor:
     """Return the statistic of each of all samples, (R,) float32, 0 where one is not among these rows; worked out by all ranks."""
     micros = pack(policy, samples, rows, None, config)
-    mine = [pair for micro in micros for pair in zip(micro.rows, measure_statistic(policy, micro, statistic).tolist(), strict=False)]
+    mine = [pair for micro in micros for pair in zip(micro.rows, measure_statistic(policy, micro, statistic).tolist(), strict=True)]
     found = torch.zeros(len(samples))
     for part in dist.all_gather(mine):
         for row, value in part:

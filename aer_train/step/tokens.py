@@ -102,16 +102,16 @@ def token_batch(batch: Batch, seed: Sequence[int | str], decode: Callable[[int],
         torch.tensor(owners, dtype=torch.int64),
         torch.tensor(batch.accuracy),
         logprobs=torch.from_numpy(recorded_logprobs(batch.samples, layout)),
-        advantages=torch.tensor(batch.advantages)[response],
+        advantages=advantages_of(batch, response),
         rewards=torch.tensor(rewards) if len(rewards) == len(owners) else None,  # None: nothing was verified
         seed=sample_seed(*seed) >> 1,  # torch's seeds have 63 bits
         text=None if decode is None else [decode(token) for row in layout.rows for token in batch.samples[row].tokens],
     )
 
 
-def advantages_of(batch: Batch, tokens: TokenBatch) -> Tensor:
-    """Return the advantage of each loss token, (N,) float32."""
-    return torch.tensor(batch.advantages)[tokens.response]
+def advantages_of(batch: Batch, response: Tensor) -> Tensor:
+    """Return the advantage of each loss token by the response (N,) that it is of, (N,) float32."""
+    return torch.tensor(batch.advantages)[response]
 
 
 def recorded_logprobs(samples: Sequence[Sample], layout: Layout) -> np.ndarray:

@@ -55,7 +55,7 @@ def weigh_step(
     bonus: Callable[[TokenBatch], Tensor] | None = getattr(method, "reward_bonus", None)
     if bonus is not None:
         batch = assign_credit(batch.groups, config, bonus(tokens))
-        tokens = replace(tokens, advantages=advantages_of(batch, tokens))
+        tokens = replace(tokens, advantages=advantages_of(batch, tokens.response))
     weighed = weigh(batch, tokens, method)
     if first is not None and config.objective.kl_coef:
         weighed = replace(weighed, reference=first["logprobs"])

@@ -9,7 +9,7 @@ import pytest
 from aer_kernels import EntropyControlConfig
 from aer_kernels.methods import AER
 from aer_train.clock import Clock
-from aer_train.collect import Collected, collect, sample_groups
+from aer_train.collect import Collected, Wanted, collect, sample_groups
 from aer_train.config.tree import OptimConfig, RolloutConfig, TrainConfig
 from aer_train.monitor.metrics import collected_metrics
 from aer_train.types import Group, Prompt, Sample, Sampling, Verdict
@@ -67,7 +67,7 @@ def order() -> list[str]:
 
 def test_verification_begins_while_others_are_generated() -> None:
     backend = Backend(set())
-    groups = sample_groups(backend, backend, PROMPTS[:3], 2, (0,), Clock())  # type: ignore[arg-type]
+    groups = sample_groups(backend, backend, Wanted(PROMPTS[:3], 2, (0,)), Clock())  # type: ignore[arg-type]
     begun = ["generate 2", "submit 2 1", "generate 1", "submit 1 1", "generate 0", "submit 0 1"]
     assert backend.events == [*begun, "result", "result", "result"]
     assert [group.prompt for group in groups] == PROMPTS[:3]

@@ -82,6 +82,7 @@ def edit(file: Path, **entries: Any) -> None:
 def test_payloads_work(tmp_path: Path) -> None:
     for run in (lambda path: pickle.loads(pickle.dumps(Payload(path))), lambda path: exec(code(path))):
         run(tmp_path / "made")
+        assert (tmp_path / "made").is_dir()
         (tmp_path / "made").rmdir()
 
 

@@ -296,7 +296,10 @@ def test_steps_that_leave_out_a_bound_are_refused(tmp_path: Path) -> None:
 def test_a_model_with_few_positions_is_proved_within_them(tmp_path: Path, positions: int) -> None:
     policy = load(tmp_path, "GPT2Config", {"vocab_size": 17, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": max(8, positions)})
     policy.model.config.n_positions = positions
+    seen: list[int] = []
+    policy.body.wpe.register_forward_hook(lambda module, args, output: seen.append(int(args[0].max())))
     HFRollout(policy, RolloutConfig(max_new_tokens=2))
+    assert seen and max(seen) < positions
 
 
 @pytest.mark.parametrize(

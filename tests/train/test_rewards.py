@@ -94,6 +94,11 @@ def test_the_reward_is_the_weighted_sum_and_accuracy_is_that_of_kind() -> None:
     assert right.scores == {"digit_share": 1.0, "length": 3.0, "none_of": None} and right.judged and not right.failed
 
 
+def test_a_function_of_trl_may_have_nothing_to_say() -> None:
+    silent = grade(["123"], functions=(f"{HERE}.trl_none",))[0]
+    assert silent.scores == {"digit_share": 1.0, "trl_none": None} and silent.reward == 1.0 and silent.judged
+
+
 def test_without_functions_nothing_changes() -> None:
     alone = grade(["123"])[0]
     assert (alone.reward, alone.accuracy, alone.scores, alone.kind_reward) == (1.0, 1.0, None, None)

@@ -234,8 +234,16 @@ def test_what_comes_from_the_hub_is_linked(config: TrainConfig, tmp_path: Path, 
         and metadata["library_name"] == "transformers"
     )
     saved["model"]["lora_rank"] = 4
+    saved["data"]["train"] = "mine/*.jsonl.gz"
     path.write_text(json.dumps(saved))
+    last = checkpoint.latest(run)
+    assert last is not None
+    (last / "ahead.parquet").write_bytes(b"samples of the next step")
     push(run, "me/adapters")
+    assert "ahead.parquet" not in hub.files, "only a resumed run needs it"
+    assert "mine" not in hub.files["README.md"] and "datasets" not in yaml.safe_load(hub.files["README.md"].split("---\n")[1]), (
+        "files, packed"
+    )
     assert yaml.safe_load(hub.files["README.md"].split("---\n")[1])["library_name"] == "peft", "a folder of adapters"
 
 
