@@ -5,7 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-PACKAGES = ("aer-rl", "torch", "triton", "transformers", "vllm", "datasets", "math-verify", "tyro", "numpy")
+PACKAGES = (
+    "aer-rl",
+    "torch",
+    "triton",
+    "transformers",
+    "vllm",
+    "peft",
+    "torchao",
+    "liger-kernel",
+    "datasets",
+    "math-verify",
+    "tyro",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str | None]:
