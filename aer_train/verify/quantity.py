@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from aer_train.verify.algebra.tokens import repeating
+from aer_train.verify.measures import SCALES
 from aer_train.verify.units import split_unit, units_differ
 
 MAX_DIGITS = 100
@@ -17,7 +18,8 @@ MAX_EXPONENT = 400
 
 NUMERAL = re.compile(
     r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%|\s?per\s?cent\b)?"
-    r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)*(?:(?![\w^])|(?=(?:[kcm]?m|[km]?g|lbs?|oz|ft|mph|hrs?|mins?|[ap]m|s|h|m?L|ml)\b))"
+    rf"(?:\s(?:{'|'.join(SCALES)})\b)*"
+    r"(?:(?![\w^])|(?=(?:[kcm]?m|[km]?g|lbs?|oz|ft|mph|hrs?|mins?|[ap]m|s|h|m?L|ml)\b))"
 )
 """A number within a text."""
 
