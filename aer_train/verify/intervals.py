@@ -15,7 +15,9 @@ _CHAIN = re.compile(rf"([^<>]+?) ?{_LESS} ?{_NAME} ?{_LESS} ?([^<>]+)")
 _CHAIN_DOWN = re.compile(rf"([^<>]+?) ?(>|\\ge(?![A-Za-z])) ?{_NAME} ?(>|\\ge(?![A-Za-z])) ?([^<>]+)")
 _RAY = re.compile(rf"{_NAME} ?{_MORE} ?([^<>=\\]*(?:\\(?:frac|sqrt|pi|ln|log|cdot)[^<>=\\]*)*)")
 _RAY_REVERSED = re.compile(rf"([^<>=]+?) ?{_MORE} ?{_NAME}")
-_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+"""Signs as they are when read from the right."""
+
 _MEMBER = re.compile(rf"{_NAME} ?\\in(?![A-Za-z]) ?")
 _UNEQUAL = re.compile(rf"{_NAME} ?\\ne(?![A-Za-z]) ?([^=<>,]+)")
 _LINE = re.compile(r"\\mathbb\{R\}")
@@ -62,7 +64,7 @@ def named_interval(text: str) -> tuple[str, str]:
     if ray := _RAY.fullmatch(text):
         name, sign, bound = ray.groups()
     elif ray := _RAY_REVERSED.fullmatch(text):
-        name, bound, sign = ray[3], ray[1], _TURNED[ray[2]]
+        name, bound, sign = ray[3], ray[1], TURNED[ray[2]]
     else:
         return name, text
     if sign in ("<", "\\le"):
