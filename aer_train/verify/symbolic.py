@@ -106,7 +106,7 @@ def _same_chain(work: Work, found: list[str], expected: list[str]) -> bool:
                 return False
             continue
         factor = proportional(_difference(found, place, False), _difference(expected, place, True), work)
-        if not factor or (sign if factor > 0 or wanted in ("=", r"\ne", r"\equiv") else TURNED.get(sign, sign)) != wanted:
+        if not factor or (sign if factor > 0 else TURNED.get(sign, sign)) != wanted:
             return False
     return True
 
