@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from aer_train.verify.latex import GREEK
+
 _LESS, _MORE = r"(<|\\le(?![A-Za-z]))", r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))"
 _BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\mathbb\{R\}|R))? ?[|:] ?([^|:]+)\\\}")
 _NAME = (
-    r"((?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|tau|phi|psi|omega)(?![A-Za-z]))"
+    rf"((?:[A-Za-z]|\\(?:{GREEK})(?![A-Za-z]))"
     r"(?: ?_ ?(?:\w|\{[^{}]*\}))?(?: ?\( ?[A-Za-z] ?\))?)"
 )
 """x, \\theta, a_n or f(x)."""
