@@ -131,6 +131,11 @@ class Verdict:
         """Whether every function gave its verdict."""
         return self.graded and not self.failed
 
+    @property
+    def failure(self) -> str:
+        """What went wrong, for a response that was not judged; with reward.functions `detail` has said of which."""
+        return self.detail if self.failed else f"{self.outcome}: {self.detail}"
+
 
 @dataclass(frozen=True)
 class Group:

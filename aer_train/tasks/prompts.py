@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from aer_train.types import Prompt
 
 TIERS = ("easy", "hard")
-"""easy: a short, common strategy is enough. hard: only a strategy that the warm-started policy rarely uses."""
+"""easy: a short, common strategy is enough. hard: only a strategy that the warm-started policy rarely uses; in chains, more of the same."""
 
 SPLITS = {"test": 20, "validation": 15, "train": 65}
 """Percent of the problems."""
@@ -59,7 +59,7 @@ class Task(Protocol):
         """A right response by either strategy: what the warm-up teaches first."""
 
     def habit_answer(self, problem: Any, rng: random.Random, rare: float) -> str:
-        """A response of the warm-started policy: right on easy problems; on hard ones wrong but for a share `rare`."""
+        """A response of the warm-started policy: right on easy problems, on hard ones wrong but for a share `rare`; slips in chains."""
 
     def is_rare(self, response: str) -> bool:
         """Whether the response uses the strategy that hard problems need."""

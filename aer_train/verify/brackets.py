@@ -3,6 +3,7 @@ r"""Brackets in a cleaned text: splitting outside of all of them, and finding th
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _OPEN, _CLOSE = "([{", ")]}"
 _PAIRS = ("()", "(]", "[)", "[]", "{}", "\\{\\}")
@@ -10,27 +11,12 @@ _PAIRS = ("()", "(]", "[)", "[]", "{}", "\\{\\}")
 
 def split(text: str, separator: str) -> list[str]:
     """Split at a separator outside all brackets; a command is not split off a longer one (\\cup, \\cupdot)."""
-    if separator not in text:
-        return [text.strip()]
-    parts, depth, start, position = [], 0, 0, 0
-    while position < len(text):
-        character = text[position]
-        if (
-            depth == 0
-            and text.startswith(separator, position)
-            and not (separator[0] == "\\" and text[position + len(separator) :][:1].isalpha())
-        ):
-            parts.append(text[start:position].strip())
-            position += len(separator)
-            start = position
-            continue
-        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
-            position += 1
-            character = text[position]
-        depth += (character in _OPEN) - (character in _CLOSE)
-        position += 1
-    parts.append(text[start:].strip())
-    return parts
+    return divided(text, _separator(separator))[::2] if separator in text else [text.strip()]
+
+
+@cache
+def _separator(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text) + (r"(?![^\W\d_])" if text[0] == "\\" else ""))
 
 
 def divided(text: str, separator: re.Pattern[str]) -> list[str]:

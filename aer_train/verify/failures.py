@@ -30,9 +30,7 @@ class Failures:
             self._steps = 0
             return
         self._steps += 1
-        reason, count = Counter(
-            verdict.detail if verdict.failed else f"{verdict.outcome}: {verdict.detail}" for verdict in failed
-        ).most_common(1)[0]
+        reason, count = Counter(verdict.failure for verdict in failed).most_common(1)[0]
         self._last = f"{len(failed)} of {len(verdicts)} responses in the last one, {count} with {reason}"
 
     def persistent(self) -> str:

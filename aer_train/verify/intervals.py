@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from aer_train.verify.latex import GREEK
+
 _LESS, _MORE = r"(<|\\le(?![A-Za-z]))", r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))"
 _BUILDER = re.compile(r"\\\{ ?[A-Za-z](?: ?\\in ?(?:\\mathbb\{R\}|R))? ?[|:] ?([^|:]+)\\\}")
 _NAME = (
-    r"((?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|tau|phi|psi|omega)(?![A-Za-z]))"
+    rf"((?:[A-Za-z]|\\(?:{GREEK})(?![A-Za-z]))"
     r"(?: ?_ ?(?:\w|\{[^{}]*\}))?(?: ?\( ?[A-Za-z] ?\))?)"
 )
 """x, \\theta, a_n or f(x)."""
@@ -15,7 +17,9 @@ _CHAIN = re.compile(rf"([^<>]+?) ?{_LESS} ?{_NAME} ?{_LESS} ?([^<>]+)")
 _CHAIN_DOWN = re.compile(rf"([^<>]+?) ?(>|\\ge(?![A-Za-z])) ?{_NAME} ?(>|\\ge(?![A-Za-z])) ?([^<>]+)")
 _RAY = re.compile(rf"{_NAME} ?{_MORE} ?([^<>=\\]*(?:\\(?:frac|sqrt|pi|ln|log|cdot)[^<>=\\]*)*)")
 _RAY_REVERSED = re.compile(rf"([^<>=]+?) ?{_MORE} ?{_NAME}")
-_TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+TURNED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+"""Signs as they are when read from the right."""
+
 _MEMBER = re.compile(rf"{_NAME} ?\\in(?![A-Za-z]) ?")
 _UNEQUAL = re.compile(rf"{_NAME} ?\\ne(?![A-Za-z]) ?([^=<>,]+)")
 _LINE = re.compile(r"\\mathbb\{R\}")
@@ -62,7 +66,7 @@ def named_interval(text: str) -> tuple[str, str]:
     if ray := _RAY.fullmatch(text):
         name, sign, bound = ray.groups()
     elif ray := _RAY_REVERSED.fullmatch(text):
-        name, bound, sign = ray[3], ray[1], _TURNED[ray[2]]
+        name, bound, sign = ray[3], ray[1], TURNED[ray[2]]
     else:
         return name, text
     if sign in ("<", "\\le"):

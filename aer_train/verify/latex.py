@@ -50,6 +50,9 @@ _COMMANDS = {
 }
 """Commands that are another spelling of something, or only about looks."""
 
+GREEK = "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+"""Small letters that are variables, as a pattern; pi is a number."""
+
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _SPACE = re.compile(r"(?<!\\)\\[,;:> ]|~")
 _DOUBLE_BACKSLASH = re.compile(r"\\\\(?=[A-Za-z{}])")
@@ -70,7 +73,7 @@ _ROOT_SIGN = re.compile(r"√ ?(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+|[A-Za-z]))")
 _ROOT_ARGUMENT = re.compile(r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))")
 _SHORT_GROUP = re.compile(r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?!\d)")  # 2^{6}3 is not 2^63
 _RAISED_FIRST = re.compile(
-    r"(?<![A-Za-z\\])([A-Za-z]|\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|psi|omega))"
+    rf"(?<![A-Za-z\\])([A-Za-z]|\\(?:{GREEK}))"
     r" ?\^ ?(\{[^{}]*\}|\w) ?_ ?(\{[^{}]*\}|\w)"
 )  # v^2_0 is v_0^2; the limits of an integral stay
 _ESCAPED = re.compile(r"(?<!\\)\\\\begin")  # text that was escaped twice

@@ -15,7 +15,7 @@ from aer_train.verify.brackets import split
 from aer_train.verify.counted import singulars
 from aer_train.verify.intervals import is_inequality
 from aer_train.verify.latex import squeeze
-from aer_train.verify.shape import DENIED, NAME, ORDERED, Shape, shape
+from aer_train.verify.shape import DENIED, NAME, ORDERED, VARIABLE, Shape, shape
 
 Equal = Callable[[str, str], bool | None]
 """(answer, gold) -> whether they are equal; None when that is not known."""
@@ -45,7 +45,7 @@ _INSIDE = re.compile(r"\([^()]*\)|[_^] ?(?:\{[^{}]*\}|\w)")
 _OWN_SYMBOL = re.compile(r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])")
 _COUNTED = re.compile(r"(?:\\text ?\{ ?)?-?[\d.,]+ ?(?:\\text ?\{ ?)?((?:[A-Za-z]{2,}[ -]?)+)\}?")
 _WORDS = re.compile(r"[a-z]+")
-_VARIABLE = re.compile(r"(?!\\pi$)(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?|")
+_VARIABLE = re.compile(rf"(?!\\pi$){VARIABLE}|")
 
 
 def same(answer: str, gold: str, rules: Rules) -> bool | None:

@@ -37,6 +37,9 @@ SCALES = {
 }  # fmt: skip
 """Words that multiply the number before them."""
 
+FRACTIONS = r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth)s?"
+"""Words that divide it, as a pattern; half and quarter are not among them."""
+
 POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 POWERS_BEHIND = {"squared": 2, "cubed": 3}
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from aer_train.verify.measures import FRACTIONS, SCALES
+
 _DENIED = re.compile(
     r"\b(?:not|never|cannot|neither|nor|unknown|unclear|perhaps|maybe|possibly|unless|impossible|wrong|incorrect|either|except|but|if|where|"
     r"whose|such that|no(?! doubt))\b|n't\b|\b(?:(?:might|may|could) be|probably|presumably|likely) $",
@@ -14,12 +16,12 @@ _DENIED = re.compile(
 )
 """Words before a number, anywhere in its sentence, with which the sentence does not say that the answer is this number."""
 
-_FRACTIONS = r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
+_SCALES = rf"(?:{'|'.join(SCALES)})"
 _BEFORE = re.compile(
     r"\b(?:than|least|most|over|under|above|below|between|within|beyond|past|besides|up to|close to|near|nearly|almost|twice|thrice|half|"
     r"double|triple|squares?d?|cubed?s?|roots?|factorial|log\w*|ln|sine|cosine|tangent|inverse|reciprocal|opposite|negative|negation|minus|"
-    r"plus|times|sum|product|difference|quotient|power|exponent|absolute|modulo|remainder|subtract\w*|add\w*|divid\w*|multipl\w*|hundred|"
-    rf"thousand|million|billion|dozen|quarters?|percent|base|{_FRACTIONS})\b"
+    r"plus|times|sum|product|difference|quotient|power|exponent|absolute|modulo|remainder|subtract\w*|add\w*|divid\w*|multipl\w*|"
+    rf"quarters?|percent|base|{_SCALES}|{FRACTIONS})\b"
     r"|\b(?:steps?|questions?|problems?|parts?|equations?|chapters?|pages?|examples?|cases?|lines?|rows?|columns?|exercises?|sections?) $"
     r"|(?<!total) of (?:\w+ )?$",
     re.IGNORECASE,
@@ -36,9 +38,9 @@ _AMOUNT = re.compile(
 
 _AFTER = re.compile(
     r"\b(?:or|not|never|squared|cubed|half|halves|quarters?|factorial|choose|mod|modulo|percent|plus|minus|divided|multiplied|unless|if|except|"
-    r"maybe|perhaps|wrong|false|incorrect|hundred|thousand|million|billion|trillion|dozen|base|to the|raised|point|over|below|above|"
+    r"maybe|perhaps|wrong|false|incorrect|base|to the|raised|point|over|below|above|"
     r"(?:more|less|fewer|greater|larger|smaller) than (?:[a-z]\b|[$\\(]|twice|half|the (?:number|sum|product))|"
-    rf"short of|and (?:up|under|more|less|higher|lower)|{_FRACTIONS}|"
+    rf"short of|and (?:up|under|more|less|higher|lower)|{_SCALES}s?|{FRACTIONS}|"
     r"times (?!as\b|per\b|an?\b|each\b|every\b|more|old|fast|larg|bigg|great|long|small|high))\b|^ ?[-+*/^(]? ?\d|^ ?[-+*/^!]",
     re.IGNORECASE,
 )

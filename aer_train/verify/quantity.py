@@ -6,18 +6,17 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from aer_train.verify.algebra.tokens import repeating
+from aer_train.verify.algebra.tokens import MAX_POWER_OF_TEN, repeating
+from aer_train.verify.measures import SCALES
 from aer_train.verify.units import split_unit, units_differ
 
 MAX_DIGITS = 100
 """Longer numbers are not numbers: nobody's answer has them, and arithmetic on them costs time."""
 
-MAX_EXPONENT = 400
-"""The largest power of ten that is written out."""
-
 NUMERAL = re.compile(
     r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+)?(?:\s?\\?%|\s?per\s?cent\b)?"
-    r"(?:\s(?:hundred|thousand|million|billion|trillion|dozen)\b)*(?:(?![\w^])|(?=(?:[kcm]?m|[km]?g|lbs?|oz|ft|mph|hrs?|mins?|[ap]m|s|h|m?L|ml)\b))"
+    rf"(?:\s(?:{'|'.join(SCALES)})\b)*"
+    r"(?:(?![\w^])|(?=(?:[kcm]?m|[km]?g|lbs?|oz|ft|mph|hrs?|mins?|[ap]m|s|h|m?L|ml)\b))"
 )
 """A number within a text."""
 
@@ -118,7 +117,7 @@ def _unsigned(text: str) -> Fraction | None:
         return numerator / denominator if denominator else None
     if scientific := _SCIENTIFIC.fullmatch(text):
         exponent = int(scientific[2].replace(" ", ""))
-        return Fraction(scientific[1] or 1) * Fraction(10) ** exponent if abs(exponent) <= MAX_EXPONENT else None
+        return Fraction(scientific[1] or 1) * Fraction(10) ** exponent if abs(exponent) <= MAX_POWER_OF_TEN else None
     if digits := _REPEATING.fullmatch(text) or (text.endswith(r"\dots") and _REPEATED.fullmatch(text)):
         before, fixed, *period = (group for group in digits.groups() if group is not None)
         return repeating(before, fixed, period[0])

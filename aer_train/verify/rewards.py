@@ -110,7 +110,7 @@ class PendingSum:
             raise ValueError("rewards must be open until their verdicts are there, got some that were closed") from None
         failed = next((verdict for verdict in judged if not verdict.judged), None)
         if failed is not None and self._config.on_failure == "stop":
-            raise ChildProcessError(f"reward.on_failure stop: {failed.detail if failed.failed else f'{failed.outcome}: {failed.detail}'}")
+            raise ChildProcessError(f"reward.on_failure stop: {failed.failure}")
         return judged
 
     def _sum(self, verdict: Verdict, replies: Sequence[Reply]) -> Verdict:

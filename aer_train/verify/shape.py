@@ -31,7 +31,9 @@ _GEOMETRY = (
     r"|\| ?[A-Z]{2} ?\||\\frac\{ ?[A-Z]{2} ?\}\{ ?[A-Z]{2} ?\}"
 )
 """Names of angles, lengths and ratios of lengths."""
-_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{{[^{{}}]*\}}))?)"
+VARIABLE = r"(?:\\Delta )?\\?[A-Za-z]+'?(?:_(?:\w|\{[^{}]*\}))?"
+"""x, \\alpha, v_0, V_{max}, \\Delta t."""
+_SYMBOL = rf"(?:\\text ?\{{[^{{}}]*\}}|{_GEOMETRY}|{VARIABLE})"
 NAME = re.compile(
     rf"(?!\\pi ?\\approx)(?:{_SYMBOL}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?:, ?[A-Za-z])*\)|{_SYMBOL}(?: ?: ?{_SYMBOL})+)"
     r" ?(?:=|\\in(?![A-Za-z])|:=|\\approx(?![A-Za-z])) ?(?!=)"

@@ -20,6 +20,7 @@ from aer_train.verify.algebra.tree import Node, Unreadable
 from aer_train.verify.brackets import divided
 from aer_train.verify.choice import choice
 from aer_train.verify.equality import decide, exactly, is_rounded, is_text, last_digit, stated, without_unit
+from aer_train.verify.intervals import TURNED
 from aer_train.verify.match import Rules, chained, forms
 from aer_train.verify.quantity import in_base, quantity
 from aer_train.verify.realsets import is_real_set, same_union
@@ -27,13 +28,12 @@ from aer_train.verify.shape import shape
 
 _RELATION = re.compile(r"(=|<|>|\\(?:le|ge|ne|equiv)(?![A-Za-z]))")
 _RUN = re.compile(r"(?<![A-Za-z\\_{])[A-Za-z]{3,}(?![A-Za-z}])")
-_FUNCTIONS = {*FUNCTION_NAMES.split("|"), "infinity", "infty", "sqrt", "mod"}
+_FUNCTIONS = {*FUNCTION_NAMES.split("|"), "infinity", "infty", "mod"}
 _WORDS = re.compile(r"(?<![A-Za-z\\_{])([A-Za-z]{3,}) ([A-Za-z]{3,})(?![A-Za-z}])")
 _PROSE = re.compile(
     r"(?:^| )(?:for|and|or|if|iff|when|where|otherwise|not|no|the|is|are|of|with|all|any|to|than|but|as|by|at|on|so|it|we|else)(?= |$)",
     re.IGNORECASE,
 )
-_TURNED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 def equal(answer: str, gold: str) -> str:
@@ -93,7 +93,7 @@ def _same_relation(work: Work, found: list[str], expected: list[str]) -> bool:
     """Whether two equations or inequalities, or chains of them, are the same up to a factor, and to being read from the right."""
     if len(found) != len(expected) or len(found) == 1:
         return False
-    turned = [_TURNED.get(part, part) for part in reversed(found)]
+    turned = [TURNED.get(part, part) for part in reversed(found)]
     return _same_chain(work, found, expected) or _same_chain(work, turned, expected)
 
 
@@ -106,7 +106,7 @@ def _same_chain(work: Work, found: list[str], expected: list[str]) -> bool:
                 return False
             continue
         factor = proportional(_difference(found, place, False), _difference(expected, place, True), work)
-        if not factor or (sign if factor > 0 or wanted in ("=", r"\ne", r"\equiv") else _TURNED.get(sign, sign)) != wanted:
+        if not factor or (sign if factor > 0 else TURNED.get(sign, sign)) != wanted:
             return False
     return True
 

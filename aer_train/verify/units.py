@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from aer_train.verify.counted import BEFORE_NOUNS, is_counted, is_noun
-from aer_train.verify.measures import CURRENCY_SIGNS, POWERS_BEFORE, POWERS_BEHIND, SCALES, measure, one_spelling
+from aer_train.verify.measures import CURRENCY_SIGNS, FRACTIONS, POWERS_BEFORE, POWERS_BEHIND, SCALES, measure, one_spelling
 
 LONGEST = 100
 """Characters at the end of an answer in which a unit is looked for."""
@@ -43,8 +43,7 @@ _QUOTIENT = re.compile(r"\d ?(?:k?m|cm|mm|ft|mi|[km]?g|N|k?J|W|mol) ?/ ?(?:s|h|h
 _CHANGES_THE_NUMBER = re.compile(
     r"(?:and|or|not|no|never|maybe|perhaps|either|neither|except|over|minus|plus|less|more|fewer|under|above|below|half|halves|"
     r"squared|cubed|factorial|if|choose|mod|base|to|between|from|than|sqrt|sin|cos|tan|log|exp|alpha|beta|gamma|delta|theta|lambda|sigma|omega|infinity|pi|"
-    r"is|are|was|be|odd|even|prime|wrong|false|incorrect|true|negative|positive|twice|double|triple|quarters?|"
-    r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|millionth)s?)"
+    rf"is|are|was|be|odd|even|prime|wrong|false|incorrect|true|negative|positive|twice|double|triple|quarters?|{FRACTIONS})"
 )
 """Words that are no unit even in a gold answer: with them the text is not the number before them."""
 

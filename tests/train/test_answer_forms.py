@@ -33,7 +33,7 @@ SAME = [
     (r"1 \mp \sqrt2", r"1 \pm \sqrt2"), (r"y=\pm 2x", "y=2x, y=-2x"), (r"x = k\pi (k \in \mathbb{Z})", r"x = k\pi, k \in \mathbb{Z}"), ("5,", "5"),
     (r"\text{6 girls and 5 boys}", r"5\text{ boys, }6\text{ girls}"), ("1 boy and 2 girls", "2 girls, 1 boys"), ("(5,2),(7,2)", "p=5,q=2;p=7,q=2"), ("p=7,q=2;p=5,q=2", "p=5,q=2; p=7,q=2"), ("p=5,q=2;p=7,q=2", r"p = 5, q = 2 \quad \text{and} \quad p = 7, q = 2"), ("28 percentage", r"28\%"),
     # intervals and sets of real numbers
-    (r"(0,\pi)", r"0<\theta<\pi"), ("(0,1)", "0<f(x)<1"), ("0<y<1", "0<f(x)<1"), ("(1,2)", "2>a_n>1"), ("x>2, y>1", "y>1, x>2"), (r"x \neq 1, y \neq 2", r"y \ne 2, x \ne 1"), (r"x\in(-\infty,1)\cup(2,\infty)", "x<1 or x>2"), ("0<x<a", "(0,a)"), (r"a_1 \in (3,\infty)", "a_1>3"),
+    (r"(0,\pi)", r"0<\theta<\pi"), (r"(0,\infty)", r"\epsilon>0"), (r"\eta>0", r"\eta\in(0,\infty)"), (r"\eta^2_0", r"\eta_0^2"), ("(0,1)", "0<f(x)<1"), ("0<y<1", "0<f(x)<1"), ("(1,2)", "2>a_n>1"), ("x>2, y>1", "y>1, x>2"), (r"x \neq 1, y \neq 2", r"y \ne 2, x \ne 1"), (r"x\in(-\infty,1)\cup(2,\infty)", "x<1 or x>2"), ("0<x<a", "(0,a)"), (r"a_1 \in (3,\infty)", "a_1>3"),
     (r"\mathbb R", r"(-\infty,\infty)"), (r"x \in \mathbb{R}", r"(-\infty,+\infty)"), (r"[1,2]\cup[2,3]", "[1,3]"), (r"[1,2)\cup[2,\sqrt9]", "[1,3]"), (r"(-\infty,0)\cup(0,\infty)", r"\mathbb{R}\setminus\{0\}"), (r"x\ne 0", r"\mathbb{R}\setminus\{0\}"),
     (r"(-\infty,1)\cup(1,2)\cup(2,\infty)", r"\mathbb{R} \setminus \{2, 1\}"), (r"x\le 1 \text{ or } x \ge 3", r"(-\infty,1]\cup[3,\infty)"), (r"[3,\infty)\cup(-\infty,1]", r"(-\infty,1]\cup[3,\infty)"), (r"(0,a)\cup(a,1)", r"(a,1)\cup(0,a)"), (r"(0,1)\cup\{1\}", "(0,1]"),
     (r"n \le k \le 2n", r"{n \le k \le 2n}"), ("[n,2n]", r"{n \le k \le 2n}"), (r"\{x : x>1\}", "x>1"), ("x<1", "(-\\infty,1)"), ("3>a>1", "(1,3)"), (r"3 > a \ge 1", "[1,3)"), (r"\{x\mid x<-1 \text{ or } x>2\}", r"(-\infty,-1)\cup(2,\infty)"), (r"\text{A and C}", "C, A"),
@@ -51,7 +51,7 @@ DIFFERENT = [
     ("Mr. Boone", "Mr. Watson"), ("Watson", "Mr. Watson"), ("9:50 P.M.", "9:50 A.M."), ("(B) 9:50 P.M.", "9:50 A.M."),
     # what a number is of
     ("6 boys and 5 girls", "5 boys and 6 girls"), (r"6\text{ boys}, 5\text{ girls}", r"5\text{ boys}, 6\text{ girls}"), (r"\text{6 dimes and 5 pennies}", r"5\text{ dimes, }6\text{ pennies}"), ("(2,5),(2,7)", "p=5,q=2;p=7,q=2"), ("p=2,q=5;p=2,q=7", "p=5,q=2;p=7,q=2"),
-    ("y>1, x>2", "x>1, y>2"), ("y>5", "x>5"), ("z>y", "x>y"), ("z>2y", "x>2y"), ("a_3>a_2", "a_1>a_2"), ("h(x)>g(x)", "f(x)>g(x)"), ("0<b<1", "0<a<1"), (r"y \ne 3", r"x \ne 3"), (r"x \neq 1, y \neq 2", r"y \ne 1, x \ne 2"), ("g(x)=2x", "f(x)=2x"),
+    ("y>1, x>2", "x>1, y>2"), (r"\eta>0", r"\zeta>0"), (r"\epsilon \ge 0", r"\epsilon>0"), ("y>5", "x>5"), ("z>y", "x>y"), ("z>2y", "x>2y"), ("a_3>a_2", "a_1>a_2"), ("h(x)>g(x)", "f(x)>g(x)"), ("0<b<1", "0<a<1"), (r"y \ne 3", r"x \ne 3"), (r"x \neq 1, y \neq 2", r"y \ne 1, x \ne 2"), ("g(x)=2x", "f(x)=2x"),
     # an equation that is not solved, conditions, words
     ("x-5=0", "0"), ("2x+3y-z-3=0", "0"), ("x^2-4x=0", "0"), ("2x=0", "0"), (r"y=x+1 if 2k+1=3 (k= integer)", r"y=x+2 if 2k+1=3 (k= integer)"), (r"y = 3^k if \omega\tau-\phi=(2k+1)\pi (k= integer)", r"y = 2^k if \omega\tau-\phi=(2k+1)\pi (k= integer)"),
     (r"W(x)=2x, x \geq 0 She must make 5600 in sales", r"W(x)=2x, x \geq 0 She must make 5500 in sales"), ("0 must make 56", "0 must make 55"),

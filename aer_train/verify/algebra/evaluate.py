@@ -9,7 +9,7 @@ from functools import reduce
 from mpmath import mp, mpc
 
 from aer_train.verify.algebra.functions import FUNCTIONS, unknown
-from aer_train.verify.algebra.numbers import Number, TooLarge, add, bits, divide, inexact, magnitude, multiply, power, root
+from aer_train.verify.algebra.numbers import Number, TooLarge, add, bits, divide, inexact, magnitude, multiply, negated, power, root
 from aer_train.verify.algebra.series import integral, series
 from aer_train.verify.algebra.tree import Node
 
@@ -108,7 +108,7 @@ _SLOW = {"constant", "pow", "root", *FUNCTIONS} - {"abs", "sgn", "floor", "ceil"
 _OPERATIONS: dict[str, Callable[..., Number]] = {
     **FUNCTIONS,
     "div": divide,
-    "neg": lambda x: multiply(Fraction(-1), x),
+    "neg": negated,
     "root": root,
     "degrees": lambda x: multiply(x, divide(+mp.pi, Fraction(180))),
 }

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from mpmath import mp, mpc
 
-from aer_train.verify.algebra.numbers import Number, TooLarge, add, checked, divide, inexact, magnitude, multiply, vanishes
+from aer_train.verify.algebra.numbers import Number, TooLarge, add, checked, divide, inexact, magnitude, negated, vanishes
 from aer_train.verify.algebra.wholes import WHOLE_FUNCTIONS
 
 
@@ -26,7 +26,7 @@ def _extreme(sign: int) -> Callable[..., Number]:
             raise ZeroDivisionError
         best = xs[0]
         for x in xs[1:]:
-            difference = add(x, multiply(Fraction(-1), best))
+            difference = add(x, negated(best))
             if sign * difference > 0:
                 best = x
         return best

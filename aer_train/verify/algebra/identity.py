@@ -13,7 +13,7 @@ from fractions import Fraction
 from mpmath import mp, mpc
 
 from aer_train.verify.algebra.evaluate import Evaluation
-from aer_train.verify.algebra.numbers import Number, TooLarge, TooMuch, add, divide, multiply
+from aer_train.verify.algebra.numbers import Number, TooLarge, TooMuch, add, divide, negated
 from aer_train.verify.algebra.points import REAL_SIZES, SIGNED, points, special
 from aer_train.verify.algebra.tree import Node, nodes
 
@@ -53,7 +53,7 @@ def equal(answer: Node, gold: Node, work: Work) -> bool:
 
 
 def _same_number(a: Number, b: Number) -> bool:
-    return add(a, multiply(Fraction(-1), b)) == 0
+    return add(a, negated(b)) == 0
 
 
 def proportional(answer: Node, gold: Node, work: Work) -> int:

@@ -13,12 +13,10 @@ from aer_train.verify.algebra import calls
 from aer_train.verify.algebra.reader import Reader
 from aer_train.verify.algebra.tokens import Token
 from aer_train.verify.algebra.tree import Node, Unreadable, number
+from aer_train.verify.latex import GREEK
 
-_GREEK = """
-alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega
-Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty dots nabla partial odot oplus star
-"""
-GREEK = set(_GREEK.split())
+_OTHERS = "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell infty dots nabla partial odot oplus star"
+SYMBOLS = {*GREEK.split("|"), *_OTHERS.split()}
 _DECORATIONS = "dot ddot hat widehat bar overline vec tilde widetilde mathcal mathscr mathfrak mathbb mathring overrightarrow"
 DECORATIONS = set(_DECORATIONS.split())
 FUNCTION_LETTERS = set("fgh")
@@ -38,7 +36,7 @@ def command(p: Reader, name: str) -> Node:
         return Node("constant", (), "pi")
     if name in ("infty", "infinity") and not p.at("_"):
         return Node("constant", (), "infty")
-    if name in GREEK or name == "pi":
+    if name in SYMBOLS or name == "pi":
         return _symbol(p, "\\" + name)
     if name in DECORATIONS:
         start = p.position
@@ -84,7 +82,7 @@ def _is_applied(p: Reader, name: str) -> bool:
     if name.rstrip("'") in FUNCTION_LETTERS:
         return True
     position = p.position + 1
-    while p.tokens[position].kind in ("number", "letter") or p.tokens[position].text[1:] in GREEK:
+    while p.tokens[position].kind in ("number", "letter") or p.tokens[position].text[1:] in SYMBOLS:
         separator = p.tokens[position + 1].text
         if separator == ")":
             return True

@@ -94,6 +94,11 @@ def multiply(a: Number, b: Number) -> Number:
     return checked(inexact(a) * inexact(b))
 
 
+def negated(x: Number) -> Number:
+    """Return -x."""
+    return multiply(Fraction(-1), x)
+
+
 def divide(a: Number, b: Number) -> Number:
     """Return a / b; ZeroDivisionError where b is 0."""
     if b == 0:
@@ -141,7 +146,7 @@ def root(x: Number, index: Number) -> Number:
         raise ZeroDivisionError
     real = not isinstance(x, mpc)
     if real and x < 0 and isinstance(index, Fraction) and index.denominator == 1 and index.numerator % 2:
-        return multiply(Fraction(-1), root(multiply(Fraction(-1), x), index))
+        return negated(root(negated(x), index))
     return power(x, divide(Fraction(1), index))
 
 

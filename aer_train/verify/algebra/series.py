@@ -13,7 +13,7 @@ from typing import Protocol
 from mpmath import mp
 
 from aer_train.verify.algebra.functions import weight
-from aer_train.verify.algebra.numbers import Number, TooLarge, add, inexact, magnitude, multiply
+from aer_train.verify.algebra.numbers import Number, TooLarge, add, inexact, magnitude, multiply, negated
 from aer_train.verify.algebra.tree import Node
 from aer_train.verify.algebra.wholes import whole
 
@@ -99,7 +99,7 @@ def _converged(evaluation: Evaluator, tree: Node, start: Fraction) -> Number | N
 def integral(evaluation: Evaluator, tree: Node, point: dict[str, Fraction]) -> Number:
     """Return what stands for an integral. It is not computed."""
     lower, upper = (evaluation.value(arg, point) for arg in tree.args[:2])
-    width = add(upper, multiply(Fraction(-1), lower))
+    width = add(upper, negated(lower))
     found: list[Number] = []
     for i in range(PLACES):
         place = add(lower, multiply(width, weight(f"place {i}") - 1))

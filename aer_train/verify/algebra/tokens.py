@@ -13,6 +13,7 @@ MAX_DIGITS = 300
 """Of one number."""
 
 MAX_POWER_OF_TEN = 400
+"""The largest that is written out."""
 
 FUNCTION_NAMES = (
     "arcsin|arccos|arctan|arccot|arcsec|arccsc|asin|acos|atan|sinh|cosh|tanh|coth|sech|csch|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt|max|min"

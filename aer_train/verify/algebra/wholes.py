@@ -8,7 +8,19 @@ from fractions import Fraction
 
 from mpmath import mp, mpc
 
-from aer_train.verify.algebra.numbers import MAX_BITS, Number, TooLarge, add, checked, divide, inexact, magnitude, multiply, vanishes
+from aer_train.verify.algebra.numbers import (
+    MAX_BITS,
+    Number,
+    TooLarge,
+    add,
+    checked,
+    divide,
+    inexact,
+    magnitude,
+    multiply,
+    negated,
+    vanishes,
+)
 
 MAX_FACTORIAL = 6_000
 """Its result has about 2^16 bits."""
@@ -35,16 +47,12 @@ def floor(x: Number) -> Number:
     return Fraction(math.floor(x) if isinstance(x, Fraction) else int(mp.floor(x)) if found is None else found)
 
 
-def _negated(x: Number) -> Number:
-    return multiply(Fraction(-1), x)
-
-
 def _ceiling(x: Number) -> Number:
-    return _negated(floor(_negated(x)))
+    return negated(floor(negated(x)))
 
 
 def _remainder(a: Number, b: Number) -> Number:
-    return add(a, _negated(multiply(b, floor(divide(a, b)))))
+    return add(a, negated(multiply(b, floor(divide(a, b)))))
 
 
 def _factorial(x: Number) -> Number:
