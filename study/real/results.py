@@ -37,6 +37,7 @@ def real_table(records: Sequence[Record], policies: Mapping[str, Mapping[str, fl
     """
     places = by_place(records)
     samples = records[0]["samples"]
+    asked = (("test", 1), ("test", samples), (f"test{GREEDY}", 1))
     heads = [f"{tier} {what}" for tier in TIERS for what in ("first try", f"{samples} samples", "greedy")]
     lines = [f"| setting | method | runs | {' | '.join(heads)} | entropy kept |", "|---" * (len(heads) + 4) + "|"]
     for place, ours in places.items():
@@ -44,11 +45,7 @@ def real_table(records: Sequence[Record], policies: Mapping[str, Mapping[str, fl
         cells = [start.get(f"test {tier} {what}") for tier in TIERS for what in ("accuracy", f"pass@{samples}", "greedy")]
         lines.append(f"| {place} | before | - | {' | '.join('' if cell is None else f'{cell:.3f}' for cell in cells)} | 1 |")
         for method, runs in by_method(ours):
-            numbers = [
-                number
-                for tier in TIERS
-                for number in (solved("test", tier, 1), solved("test", tier, samples), solved(f"test{GREEDY}", tier, 1))
-            ]
+            numbers = [solved(split, tier, k) for tier in TIERS for split, k in asked]
             found = " | ".join(shown(mean(runs, number)) for number in numbers)
             lines.append(f"| {place} | {method} | {len(runs)} | {found} | {shown(mean(runs, kept))} |")
     return "\n".join(lines) + "\n"
