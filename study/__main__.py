@@ -1,6 +1,6 @@
 """`python -m study MATRIX --out DIR` runs what is missing of a matrix of study.toml, and writes DIR/records.parquet, tables and figures.
 
-`python -m study page` writes the tables and figures of docs/study.md from study/results/MATRIX.parquet and MATRIX.json.
+`python -m study page` writes the tables and figures of the pages in docs from study/results/MATRIX.parquet and MATRIX.json.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from study.control import holds, phases, response_to
 from study.records import Record, pair_of
+from study.tables import by_method
 
 
 def chance_table(records: Sequence[Record], ours: str) -> str:
@@ -19,8 +20,8 @@ def chance_table(records: Sequence[Record], ours: str) -> str:
         f"| entropy of, by the target of {ours} | pairs | {' | '.join(name or 'all steps' for name in names)} |",
         "|---" * (len(names) + 2) + "|",
     ]
-    for method in dict.fromkeys(record["method"] for record in records):
-        pairs = [(record, targets[pair_of(record)]) for record in records if record["method"] == method and pair_of(record) in targets]
+    for method, runs in by_method(records):
+        pairs = [(run, targets[pair_of(run)]) for run in runs if pair_of(run) in targets]
         if pairs:
             cells = [str(sum(_held(*pair, name) for pair in pairs if name in phases(pair[1]))) for name in names]
             lines.append(f"| {method} | {len(pairs)} | {' | '.join(cells)} |")

@@ -26,8 +26,12 @@ LAST = 20
 
 
 def measured(split: str, name: str) -> Number:
-    """Return a measure of the last policy on a split, as a function of the record; a run that diverged solves nothing."""
-    tier, k = MEASURES[name]
+    """Return a measure of the last policy on a split, as a function of the record."""
+    return solved(split, *MEASURES[name])
+
+
+def solved(split: str, tier: str, k: int) -> Number:
+    """Return pass@k of the last policy on a tier of a split, as a function of the record; a run that diverged solves nothing."""
 
     def number(record: Record) -> float:
         if record["diverged"] is not None:

@@ -9,7 +9,7 @@ from statistics import fmean
 from aer_train.tasks.prompts import TIERS
 from study.intervals import counts, mean
 from study.records import Record, by_place
-from study.tables import difference_cell, shown
+from study.tables import by_method, difference_cell, shown
 
 SEARCH = slice(10, 60)
 """Steps, 0-based: before, the bonus has moved little; after, most runs have found the strategy."""
@@ -19,8 +19,7 @@ def tier_table(records: Sequence[Record], ours: str = "aer", theirs: str = "aer_
     """Entropy of a response to easy and to hard prompts over the steps of SEARCH, as a share of H_0, by method and place, and what
     separates two methods."""
     lines = [f"| method, setting | runs | {' | '.join(f'{tier} prompts: H / H_0' for tier in TIERS)} |", "|---" * 4 + "|"]
-    for method in dict.fromkeys(record["method"] for record in records):
-        members = [record for record in records if record["method"] == method]
+    for method, members in by_method(records):
         places = by_place(members)
         for label, runs in [*places.items(), *([("all", members)] if len(places) > 1 else [])]:
             cells = [shown(mean(runs, partial(tier_entropy, tier=tier))) for tier in TIERS]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from aer_train.monitor.band import SPAN, trailing_mean
 from aer_train.report.plots import COLORS
 from aer_train.tasks.prompts import TIERS
-from study.evaluate import pass_at
-from study.intervals import Number, mean
-from study.measures import kept
+from study.intervals import mean
+from study.measures import kept, solved
 from study.plots import grid
 from study.records import Record, by_place
 from study.tables import by_method, shown
@@ -38,6 +37,7 @@ def real_table(records: Sequence[Record], policies: Mapping[str, Mapping[str, fl
     """
     places = by_place(records)
     samples = records[0]["samples"]
+    asked = (("test", 1), ("test", samples), (f"test{GREEDY}", 1))
     heads = [f"{tier} {what}" for tier in TIERS for what in ("first try", f"{samples} samples", "greedy")]
     lines = [f"| setting | method | runs | {' | '.join(heads)} | entropy kept |", "|---" * (len(heads) + 4) + "|"]
     for place, ours in places.items():
@@ -45,7 +45,7 @@ def real_table(records: Sequence[Record], policies: Mapping[str, Mapping[str, fl
         cells = [start.get(f"test {tier} {what}") for tier in TIERS for what in ("accuracy", f"pass@{samples}", "greedy")]
         lines.append(f"| {place} | before | - | {' | '.join('' if cell is None else f'{cell:.3f}' for cell in cells)} | 1 |")
         for method, runs in by_method(ours):
-            numbers = [number for tier in TIERS for number in (_right("test", tier, 1), _right("test", tier, samples), _greedy(tier))]
+            numbers = [solved(split, tier, k) for tier in TIERS for split, k in asked]
             found = " | ".join(shown(mean(runs, number)) for number in numbers)
             lines.append(f"| {place} | {method} | {len(runs)} | {found} | {shown(mean(runs, kept))} |")
     return "\n".join(lines) + "\n"
@@ -65,14 +65,3 @@ def save_training(records: Sequence[Record], path: Path) -> None:
         axes.set_title(f"{place}: {title}", fontsize=8)
 
     grid(len(rows), len(CURVES), panel, path)
-
-
-def _right(split: str, tier: str, k: int) -> Number:
-    def number(record: Record) -> float:
-        return 0.0 if record["diverged"] is not None else pass_at(record["right"][split][tier], record["samples"], k)
-
-    return number
-
-
-def _greedy(tier: str) -> Number:
-    return _right(f"test{GREEDY}", tier, 1)

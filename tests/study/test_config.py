@@ -40,7 +40,7 @@ def test_a_table_is_like_an_earlier_one(study, tmp_path):
 
 
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
-    """It is for policies trained from scratch. Pretrained models, one of which it destroyed, get the form that stays below the start."""
+    """It is for policies trained from scratch. Pretrained models, one of which learned next to nothing by it, get the form below the start."""
     study = Study.read()
     matrix = study.matrix("compare", methods=[CLOCK])
     measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).method
@@ -50,6 +50,9 @@ def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     example = tomllib.loads(re.search(r"```toml\n(# run.toml.*?)```", readme, re.DOTALL)[1])
     assert EntropyControlConfig(**example["method"]) == BELOW_START
+    real = Study.read(command.CONFIG.parent / "real" / "real.toml").methods
+    assert EntropyControlConfig(**real["aer_below"]["method"]) == BELOW_START
+    assert EntropyControlConfig(**real["aer_above"]["method"]) == EXPLORE_THEN_SETTLE
 
 
 @pytest.mark.parametrize(
