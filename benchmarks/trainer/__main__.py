@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks import environment
 from benchmarks.trainer import report
-from benchmarks.trainer.cases import PROFILES, Case, Job, dead, prepare
+from benchmarks.trainer.cases import PROFILES, Case, Job, dead, prepare, shared
 
 OURS, TRL = "benchmarks.trainer.ours", "benchmarks.trainer.trl"
 Sides = dict[str, tuple[str, dict[str, Any]]]
@@ -26,6 +26,7 @@ Sides = dict[str, tuple[str, dict[str, Any]]]
 TRAINERS: Sides = {"aer_train": (OURS, {}), "TRL": (TRL, {})}
 METHODS: Sides = {"AER": (OURS, {"entropy": "aer"}), "GRPO": (OURS, {})}
 WITH_DEAD: Sides = {"aer_train": (OURS, {}), "aer_train, skip": (OURS, {"dead_samples": "skip"}), "TRL": (TRL, {})}
+WITH_PROMPTS: Sides = {"aer_train": (OURS, {}), "aer_train, each alone": (OURS, {"share_prompts": False}), "TRL": (TRL, {})}
 SAID = 1500
 """Characters of a failed process's last words that are kept."""
 
@@ -33,12 +34,8 @@ SAID = 1500
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases. Rows are written after every case, so that a run that dies leaves what it has."""
     options = _parse(arguments)
-    sides, title = (
-        (METHODS, report.COST) if options.cost else (WITH_DEAD, report.DEAD_SAMPLES) if options.dead else (TRAINERS, report.BESIDE_TRL)
-    )
-    cases = dead() if options.dead else PROFILES[options.profile]()
+    sides, title, cases = _chosen(options)
     cases = [c for c in cases if not options.only or any(part in c.name for part in options.only)]
-    cases = [c for c in cases if c.entropy == "off"] if options.cost else cases
     if not cases:
         raise SystemExit(f"--only must match a case, got {options.only}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -60,6 +57,17 @@ def main(arguments: list[str] | None = None) -> int:
     report.save_plots(rows, options.out)
     print((options.out / "table.md").read_text())
     return 0
+
+
+def _chosen(options: argparse.Namespace) -> tuple[Sides, str, list[Case]]:
+    if options.dead:
+        return WITH_DEAD, report.DEAD_SAMPLES, dead()
+    if options.shared:
+        return WITH_PROMPTS, report.SHARED_PROMPTS, shared()
+    cases = PROFILES[options.profile]()
+    if options.cost:
+        return METHODS, report.COST, [c for c in cases if c.entropy == "off"]
+    return TRAINERS, report.BESIDE_TRL, cases
 
 
 def _jobs(case: Case, sides: Sides, folder: Path, options: argparse.Namespace, device: str) -> Iterable[tuple[str, Job]]:
@@ -90,8 +98,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and rewards.png")
     parser.add_argument("--profile", choices=PROFILES, default="cuda" if torch.cuda.is_available() else "cpu", help="default: what is here")
     parser.add_argument("--only", nargs="*", help="cases whose name contains one of these texts")
-    parser.add_argument("--dead", action="store_true", help="steps in which 0 to 90 percent of the samples teach nothing instead")
-    parser.add_argument(
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--dead", action="store_true", help="steps in which 0 to 90 percent of the samples teach nothing instead")
+    other.add_argument("--shared", action="store_true", help="long prompts instead, read once a group or for each response")
+    other.add_argument(
         "--cost", action="store_true", help="AER beside plain GRPO in our trainer instead: the cases without an entropy term"
     )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer a case, seeds SEED, SEED + 1, ...")

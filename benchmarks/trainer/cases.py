@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.trainer.rewards import DEAD
 
@@ -35,11 +35,20 @@ class Case:
     """bang_bang: nats."""
     prompts: int = PROMPTS_PER_STEP
     """Prompts of a step."""
+    prompt_tokens: int = 8
+    """Of each prompt of a random model."""
+    share_prompts: bool | None = None
+    """model.share_prompts of our trainer."""
     dead: float | None = None
     """Share of the prompts whose responses all get the reward 0; the others get one that differs from response to response. None: the
     task's own rewards."""
     dead_samples: Literal["measure", "skip"] = "measure"
     """optim.dead_samples of our trainer."""
+
+
+LARGE: dict[str, Any] = {
+    "steps": 4, "excluded": 1, "vocab_size": 49_152, "hidden_size": 576, "layers": 30, "max_new_tokens": 16, "prompts": 8, "lr": 1e-5,
+}  # fmt: skip
 
 
 def cpu() -> list[Case]:
@@ -63,13 +72,17 @@ def cuda() -> list[Case]:
 
 def dead() -> list[Case]:
     """Steps in which a share of the groups teaches nothing, on the demo's model and on a shape of 135M parameters."""
-    large = {"vocab_size": 49_152, "hidden_size": 576, "layers": 30, "max_new_tokens": 16, "prompts": 8, "lr": 1e-5}
-    shapes = {"countdown": {"steps": 20}, "135M": {"steps": 4, "excluded": 1, **large}}
+    shapes = {"countdown": {"steps": 20}, "135M": LARGE}
     return [
         Case(f"{name}, {100 * share:.0f} % dead", **options, dead=share)
         for name, options in shapes.items()
         for share in (0.0, 0.25, 0.5, 0.75, 0.9)
     ]
+
+
+def shared() -> list[Case]:
+    """Steps whose prompts are as long beside their responses as in word problems, on a shape of 135M parameters."""
+    return [Case("135M, 70 tokens of prompt", **LARGE, prompt_tokens=70)]
 
 
 def smoke() -> list[Case]:
@@ -123,7 +136,7 @@ def prepare(case: Case, folder: Path) -> tuple[Path, Path]:
         model, rng = folder / "model", random.Random(0)
         _random_model(case, model)
         words = [f"w{i}" for i in range(case.vocab_size - 2)]
-        rows = [{"problem": " ".join(rng.choices(words, k=8)), "answer": "even"} for _ in range(4096)]
+        rows = [{"problem": " ".join(rng.choices(words, k=case.prompt_tokens)), "answer": "even"} for _ in range(4096)]
     if case.dead is not None:
         every = random.Random(1)
         every.shuffle(rows)

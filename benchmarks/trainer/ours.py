@@ -36,7 +36,7 @@ def settings(job: Job) -> TrainConfig:
     """Return the job as a configuration of this project."""
     case = job.case
     return TrainConfig(
-        model=ModelConfig(name=str(job.model)),
+        model=ModelConfig(name=str(job.model), share_prompts=case.share_prompts),
         data=DataConfig(train=str(job.data)),
         rollout=RolloutConfig(group_size=GROUP_SIZE, max_new_tokens=case.max_new_tokens, batch_size=case.prompts * GROUP_SIZE),
         reward=RewardConfig(kind=_reward(case)),

@@ -13,6 +13,7 @@ from benchmarks.trainer.cases import GROUP_SIZE, Case
 
 BESIDE_TRL = "The training loop beside TRL's GRPOTrainer"
 COST = "AER beside plain GRPO in the same trainer"
+SHARED_PROMPTS = "Prompts read once a group, or for each response, beside TRL's GRPOTrainer"
 DEAD_SAMPLES = "Steps with dead samples: measured or skipped, beside TRL's GRPOTrainer"
 ENDS = 5
 """Steps at either end whose mean reward the table gives (a third of the steps when there are fewer than 15)."""
