@@ -4,8 +4,8 @@
     v(q)  = clip(1 - accuracy(q) / rho, 0, 1)               what is held: prompts that are not solved
     h     = sum v H / sum v R                               their entropy, in units of their own start; 1 at first
     e     = (tau - h') / tau, h' = ema h + ahead trend      tau may move, as in (C8) of `entropy_control.config`; trend: of ema h, an update
-    I     = clip(I + ki e, least_coef, max_coef)            once an update; ki is fall times as large where e < 0
-    alpha = clip(kp e + I + forward B f, least_coef, max_coef)
+    I     = clip(I + ki e, min_coef, max_coef)            once an update; ki is fall times as large where e < 0
+    alpha = clip(kp e + I + forward B f, min_coef, max_coef)
     f     = clip(1 + e / .2, 0, 1), times the part of the target's way to tau_end that is left
     x_t   = H_t / (tau max(R_t, floor)) - 1                 how far a token is above its own target
     entropy_coef_t = alpha clip(1 - x_t / surplus, 0, 1)    where alpha >= 0; else alpha clip(x_t / .2, 0, 1)
@@ -69,7 +69,7 @@ class TokenTargetsConfig(ControlledConfig):
     1.2 times it on."""
     surplus: float = 1.0
     """A token above its target gets less bonus, and none from (1 + surplus) times it on, > 0."""
-    least_coef: float = 0.0
+    min_coef: float = 0.0
     """Smallest coefficient, <= 0: below 0 it lowers the entropy of tokens above their own target, in full from 1.2 times it on."""
     max_coef: float = 0.6
     """Largest coefficient, >= 0."""
@@ -80,7 +80,7 @@ class TokenTargetsConfig(ControlledConfig):
         check_option("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
         for name in ("floor", "fall", "surplus"):
             check_option(name, getattr(self, name), getattr(self, name) > 0, "be > 0")
-        check_option("least_coef", self.least_coef, self.least_coef <= 0, "be <= 0")
+        check_option("min_coef", self.min_coef, self.min_coef <= 0, "be <= 0")
         for name in ("kp", "ki", "ahead", "forward", "max_coef"):
             check_option(name, getattr(self, name), getattr(self, name) >= 0, "be >= 0")
 
@@ -97,7 +97,7 @@ class TokenTargets(Controlled):
         self.config, self.needs_logprobs = config, config.forward > 0
         aim = {field.name: getattr(config, field.name) for field in fields(AimConfig)} | {"target": config.tau}
         self._rule = _Rule(config)
-        self.regulator = Regulator(AimConfig(**aim), self._rule, 0.0, (config.least_coef, config.max_coef), neutral=0.0)
+        self.regulator = Regulator(AimConfig(**aim), self._rule, 0.0, (config.min_coef, config.max_coef), neutral=0.0)
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         config, aim = self.config, self.regulator.target
@@ -139,7 +139,7 @@ class _Rule:
         trend = TREND_EMA * self.state["trend"] + (1 - TREND_EMA) * (seen.smoothed - last)
         error = (seen.target - seen.smoothed - config.ahead * trend) / seen.target
         integral = self.state["integral"] + config.ki * (error if error > 0 else config.fall * error)
-        self.state = {"integral": min(max(integral, config.least_coef), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
+        self.state = {"integral": min(max(integral, config.min_coef), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
         return config.kp * error + float(self.state["integral"])
 
 

@@ -89,10 +89,17 @@ def token_targets(problem, method):
     """h = .5 at first and a target of .8, then alpha = .2 * .375 + .1 * .375; a reference below the floor is raised to it."""
     method.update(Measured(0.5, 1.0, 1.0))
     own = 0.8 * problem.reference.double().clamp(min=0.3)
-    above = (problem.entropy.detach() / own - 1) / 0.5
-    assert (problem.reference < 0.3).any() and (above < 0).any() and (above > 1).any() and ((above > 0) & (above < 1)).any()
-    coef = 0.1125 * (1 - above).clamp(0, 1) - 0.05 * above.clamp(0, 1)
-    return -(problem.clipped() + coef * problem.entropy).mean()
+    above = problem.entropy.detach() / own - 1
+    assert (problem.reference < 0.3).any() and (above < 0).any() and (above > 0.5).any() and ((above > 0) & (above < 0.5)).any()
+    return -(problem.clipped() + 0.1125 * (1 - above / 0.5).clamp(0, 1) * problem.entropy).mean()
+
+
+def token_targets_above(problem, method):
+    """h = 1 and a target of .8: alpha = -.2 * .25 - .1 * .25, for tokens above their own target, in full from 1.2 times it on."""
+    method.update(Measured(1.0, 1.0, 1.0))
+    above = problem.entropy.detach() / (0.8 * problem.reference.double().clamp(min=0.3)) - 1
+    assert (above < 0).any() and (above > 0.2).any() and ((above > 0) & (above < 0.2)).any()
+    return -(problem.clipped() - 0.075 * (above / 0.2).clamp(0, 1) * problem.entropy).mean()
 
 
 LOSSES = {
@@ -105,7 +112,8 @@ LOSSES = {
     entropy_advantage: {},
     forking_tokens: {},
     arm: {"alpha": 0.7},
-    token_targets: {"tau": 0.8, "kp": 0.2, "ki": 0.1, "pull": 0.05, "surplus": 0.5, "floor": 0.3, "ahead": 9.0},
+    token_targets: {"tau": 0.8, "kp": 0.2, "ki": 0.1, "surplus": 0.5, "floor": 0.3, "ahead": 9.0},
+    token_targets_above: {"kind": "token_targets", "tau": 0.8, "kp": 0.2, "ki": 0.1, "fall": 1.0, "floor": 0.3, "min_coef": -0.1},
 }
 IN_OTHER_FILES = {"aent", "siren", "clip_cov", "kl_cov", "steer", "erc", "epo", "mai_clip", "entropic", "relax"}
 """test_method_rules, test_method_regulators and test_method_responses."""
@@ -114,7 +122,8 @@ IN_OTHER_FILES = {"aent", "siren", "clip_cov", "kl_cov", "steer", "erc", "epo", 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_terms_are_their_papers_loss(loss, seed):
-    problem, method = Problem(seed=seed, drift=0.5), make(loss.__name__, **LOSSES[loss])
+    options = {"kind": loss.__name__} | LOSSES[loss]
+    problem, method = Problem(seed=seed, drift=0.5), make(**options)
     expected = loss(problem, method)
     tokens = replace(problem.tokens, prompt_logprobs=torch.full((2,), -1.2), reference_entropy=problem.reference)
     outside = ((problem.ratio - 1).abs() > 0.2) & ((problem.ratio - 1) * problem.advantages > 0)
@@ -124,7 +133,7 @@ def test_terms_are_their_papers_loss(loss, seed):
 
 def test_every_method_has_its_loss_written_out():
     """All but the rules of AER's own coefficient, and ARES, which moves rewards."""
-    written = {loss.__name__ for loss in LOSSES} | IN_OTHER_FILES
+    written = {options.get("kind", loss.__name__) for loss, options in LOSSES.items()} | IN_OTHER_FILES
     assert written == set(METHODS) - set(get_args(Kind)) - {"ares"}
 
 

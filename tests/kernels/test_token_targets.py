@@ -75,14 +75,31 @@ def test_a_target_that_moves():
     assert found == pytest.approx([1.2, 1.2, 0.9, 0.6])
 
 
-def test_a_token_above_its_own_target_is_lowered():
-    """Targets 1 and 2 nats: entropies at, half way up to and above twice the target."""
-    method = targets(tau=1.0, pull=0.2, kp=0.5, ki=0.0)
+def test_below_0_by_hand():
+    """Relative errors -.2, -.2, .2: the integral goes down to min_coef, twice as fast as it comes back."""
+    method = targets(tau=1.0, kp=0.5, ki=0.1, fall=2.0, ema=0.0, min_coef=-0.06)
+    found = []
+    for entropy in (1.2, 1.2, 0.8):
+        method.update(Measured(entropy, 1.0, 1.0))
+        found += [method.regulator.state_dict()["rule"]["integral"], method.status()["coef"]]
+    assert found == pytest.approx([-0.04, -0.06, -0.06, -0.06, -0.04, 0.06])
+
+
+def test_a_coefficient_below_0_lowers_tokens_above_their_own_target():
+    """Targets 1 and 2 nats: nothing up to the target, half a tenth above, all from a fifth above on."""
+    method = targets(tau=1.0, kp=0.5, ki=0.0, min_coef=-0.2)
+    method.update(Measured(1.4, 1.0, 1.0))
+    entropy, start = torch.tensor([0.9, 1.0, 1.1, 9.0, 2.2, 2.4]), torch.tensor([1.0, 1, 1, 1, 2, 2])
+    tokens = replace(full(((6,),)), entropy=entropy, reference_entropy=start)
+    assert method.terms(tokens).entropy_coef.tolist() == pytest.approx([0.0, 0.0, -0.1, -0.2, -0.1, -0.2], abs=1e-6)
+
+
+def test_a_token_above_its_own_target_gets_less_bonus():
+    method = targets(tau=1.0, kp=0.5, ki=0.0)
     method.update(Measured(0.8, 1.0, 1.0))
-    tokens = replace(
-        full(((6,),)), entropy=torch.tensor([1.0, 1.5, 9.0, 2.0, 3.0, 0.1]), reference_entropy=torch.tensor([1.0, 1, 1, 2, 2, 2])
-    )
-    assert method.terms(tokens).entropy_coef.tolist() == pytest.approx([0.1, -0.05, -0.2, 0.1, -0.05, 0.1])
+    entropy, start = torch.tensor([1.0, 1.5, 9.0, 2.0, 3.0, 0.1]), torch.tensor([1.0, 1, 1, 2, 2, 2])
+    tokens = replace(full(((6,),)), entropy=entropy, reference_entropy=start)
+    assert method.terms(tokens).entropy_coef.tolist() == pytest.approx([0.1, 0.05, 0.0, 0.1, 0.05, 0.1])
 
 
 def test_forward_adds_a_share_of_the_balance():
@@ -113,6 +130,21 @@ def test_forward_ends_above_the_target():
         torch.testing.assert_close(method.terms(tokens).entropy_coef, share * whole)
 
 
+def test_forward_ends_while_the_target_falls():
+    """Targets 1.2, 1.2, .9, .6: whole, whole, half of it, nothing."""
+    tokens = full(((40, 40), (40, 40)), seed=3)
+    tokens = replace(tokens, reference_entropy=tokens.entropy)
+    options = dict(tau=1.2, forward=0.5, kp=0.0, ki=0.0, max_coef=99.0, floor=1e-9, surplus=9e9, ema=0.0)
+    if not targets(**options).terms(tokens).entropy_coef.any():
+        tokens = replace(tokens, advantages=-tokens.advantages)
+    still, moving = targets(**options), targets(**options, tau_end=0.6, hold=0.5, updates=4)
+    whole = still.terms(tokens).entropy_coef
+    assert whole.min() > 0
+    for share in (1.0, 1.0, 0.5, 0.0):
+        moving.update(Measured(0.5, 1.0, 1.0))
+        torch.testing.assert_close(moving.terms(tokens).entropy_coef, share * whole, rtol=1e-5, atol=1e-9)
+
+
 def test_what_it_needs_is_asked_for_by_name():
     with pytest.raises(ValueError, match="reference_entropy must be given in the TokenBatch for this method, got None"):
         targets().terms(batch())
@@ -128,7 +160,7 @@ def test_what_it_needs_is_asked_for_by_name():
         ({"floor": 0.0}, "floor must be > 0, got 0.0"),
         ({"fall": 0.0}, "fall must be > 0, got 0.0"),
         ({"surplus": -1.0}, "surplus must be > 0, got -1.0"),
-        ({"pull": -0.1}, "pull must be >= 0, got -0.1"),
+        ({"min_coef": 0.1}, "min_coef must be <= 0, got 0.1"),
         ({"ahead": -0.1}, "ahead must be >= 0, got -0.1"),
         ({"tau": 0.0}, "tau must be > 0, got 0.0"),
     ],

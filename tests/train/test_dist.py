@@ -134,7 +134,7 @@ WAYS = {
     "repo_r+entropic": several("repo_r+entropic", repo_r={"start": 0.05}, entropic={"target": 2.0, "confident": 0.2}),
     "entrocraft": {"method": EntrocraftConfig(target=9.0), "optim": replace(OPTIM, updates_per_step=2)},
     "token_targets": {
-        "method": TokenTargetsConfig(tau=1.5, ahead=3.0, pull=0.3, forward=0.5),
+        "method": TokenTargetsConfig(tau=1.5, ahead=3.0, min_coef=-0.3, forward=0.5),
         "optim": replace(OPTIM, updates_per_step=2),
     },
 }

@@ -105,7 +105,7 @@ METHODS: dict[str, Any] = {
     "entrocraft and fixed": together(
         entrocraft=EntrocraftConfig(target=9.0, updates=3), fixed=EntropyControlConfig(kind="fixed", coef=0.02, difficulty="uniform")
     ),
-    "token_targets": TokenTargetsConfig(tau=1.5, ahead=3.0, pull=0.3, forward=0.5),
+    "token_targets": TokenTargetsConfig(tau=1.5, ahead=3.0, min_coef=-0.3, forward=0.5),
     "adapo and pepo": together(adapo=AdapoConfig(step=0.01, start=0.0, least=0.0, target=9.0), pepo=PEPOConfig(window=3)),
     "mai_clip and entropy_advantage": together(
         mai_clip=MAIClipConfig(eps=0.01, step=0.01, target=9.0), entropy_advantage=EntropyAdvantageConfig()
@@ -263,7 +263,8 @@ def test_cutting_an_update_changes_nothing(
                 if key.startswith(("entropy/", "method/")) and row[key] is not None:
                     assert other[key] == pytest.approx(row[key], rel=1e-4, abs=1e-5), key
         for key, tensor in tensors.items():
-            torch.testing.assert_close(tensor, found[0][key], rtol=1e-4, atol=1e-5)
+            # AdamW divides by the root of a moment: where a gradient is next to 0 its rounding counts
+            torch.testing.assert_close(tensor, found[0][key], rtol=1e-4, atol=5e-5)
 
 
 QUICK = ("positive_advantage", "stare", "siren", "clip_cov", "ares and fixed")

@@ -49,7 +49,7 @@ def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(name=str(model_folder)),
         data=DataConfig(limit=96),
-        method=TokenTargetsConfig(tau=1.5, pull=0.3),
+        method=TokenTargetsConfig(tau=1.5, min_coef=-0.3),
         rollout=RolloutConfig(group_size=4, max_new_tokens=6),
         reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
         optim=OptimConfig(lr=1e-2, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
