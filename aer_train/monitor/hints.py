@@ -154,6 +154,8 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
     level = f"{entropy:.3f} {options.moved().unit}, {entropy / target:.1f} times its target"
     what = f"entropy is at {level}, with the coefficient at its lower bound"
     causes = [f"lower {now('optim.lr')}"]
+    if (options.value("method.min_coef") or 0.0) < 0:
+        causes.insert(0, f"lower {now('method.min_coef')}")
     if options.value("method.target") is None and (options.value("method.tau") or 0.0) > 1:
         causes.append(f"set {now('method.tau')} below 1")
     if options.value("method.surplus") is None:

@@ -128,6 +128,13 @@ def test_entropy_far_above_its_target_is_told_at_once(change, settings, named):
     assert hints_of(rows(*alone), options(**settings)) == [], "a coefficient above its bound can still fall"
 
 
+def test_a_coefficient_that_may_be_negative_can_be_given_more_room():
+    config = dataclasses.asdict(TrainConfig(method=TokenTargetsConfig(min_coef=-0.1)))
+    far = {"entropy/coef": -0.1, "entropy/initial": 1.0, "entropy/target": 0.85, "entropy/smoothed": 2.0, "entropy/controlled": 2.4}
+    found = {hint.cause: hint.text for hint in hints_of(rows(*[far] * 6), config)}
+    assert set(found) == {"out_of_reach"} and "lower method.min_coef (now -0.1), or lower optim.lr" in found["out_of_reach"]
+
+
 def test_every_option_that_a_hint_names_exists():
     leaves = {f"{section}.{name}" for section, part in options().items() for name in part}
     for kind, change, *_ in CASES:
