@@ -25,6 +25,12 @@ LAST = 20
 """Steps at the end of a run over which entropy and coefficient are averaged."""
 
 
+def told_by(records: Sequence[Record]) -> list[str]:
+    """Return the measures that have as many samples in every run as they name."""
+    samples = min(record["samples"] for record in records)
+    return [name for name, (_, k) in MEASURES.items() if k <= samples]
+
+
 def measured(split: str, name: str) -> Number:
     """Return a measure of the last policy on a split, as a function of the record."""
     return solved(split, *MEASURES[name])

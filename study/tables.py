@@ -8,7 +8,7 @@ from functools import partial
 
 from study.control import has_target, holds, phases, response_of
 from study.intervals import FEW, Number, counts, difference, difference_of_runs, mean
-from study.measures import MEASURES, average, bonus_share, end, kept, measured
+from study.measures import average, bonus_share, end, kept, measured, told_by
 from study.records import Record, by_place, pair_of
 from study.statistics import Estimate
 
@@ -41,10 +41,11 @@ def _control_row(name: str, label: str, members: Sequence[Record], phase: str) -
 
 def outcome_table(records: Sequence[Record], split: str) -> str:
     """Accuracy of the last policies by method."""
-    heads = ["method", "runs", "settings", *MEASURES, "entropy kept", "bonus in the gradient"]
+    names = told_by(records)
+    heads = ["method", "runs", "settings", *names, "entropy kept", "bonus in the gradient"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method, ours in by_method(records):
-        cells = [shown(mean(ours, measured(split, name))) for name in MEASURES]
+        cells = [shown(mean(ours, measured(split, name))) for name in names]
         share = average([bonus_share(record) for record in ours])
         lines.append(
             f"| {method} | {len(ours)} | {units(len(by_place(ours)))} | {' | '.join(cells)} | {shown(mean(ours, kept))} | {share:.0%} |"
@@ -67,10 +68,11 @@ def generalization_table(records: Sequence[Record], split: str) -> str:
 
 def paired_table(records: Sequence[Record], split: str, other: str) -> str:
     """Difference of every method to `other` over the pairs of runs at the same place with the same seed."""
-    lines = [f"| method - {other} | pairs | settings | {' | '.join(MEASURES)} |", "|---" * (len(MEASURES) + 3) + "|"]
+    names = told_by(records)
+    lines = [f"| method - {other} | pairs | settings | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for method, _ in by_method(records):
         if method != other:
-            lines.append(f"| {method} {difference_cells(records, split, MEASURES, method, other)}")
+            lines.append(f"| {method} {difference_cells(records, split, names, method, other)}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """From records to statistics, tables and the page."""
 
 import math
+import re
 
 import pytest
 
@@ -94,6 +95,13 @@ def test_tables_from_records():
     assert "| aer | 2 | 1, runs as units | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 3.177 |" in generalization_table(
         records, "test"
     )
+
+
+@pytest.mark.parametrize(("samples", "names"), [(4, [1]), (16, [1, 16]), (64, [1, 16, 64])])
+def test_a_table_names_no_more_samples_than_there_were(samples, names):
+    records = [record(method, 0, [2, 2], [1, 3]) | {"samples": samples} for method in ("grpo", "aer")]
+    for table in (outcome_table(records, "test"), paired_table(records, "test", "grpo")):
+        assert [int(k) for k in re.findall(r"hard pass@(\d+)", table.splitlines()[0])] == names
 
 
 def test_a_moving_target_is_judged_in_both_phases():
