@@ -52,8 +52,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         kind: control, held (the same without a row for each place), outcomes, validation (the same on those prompts), generalization,
             tiers, reach, rivals, tuning, places_METHOD (beside plain GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed
             coefficient that is best at each place),
-            chance_METHOD (what others hold of its target), against_METHOD, or against_fixed. The best fixed coefficient is so on
-            validation, at the places that all of them share.
+            chance_METHOD (what others hold of its target), against_METHOD, or against_fixed, on test prompts where there are any. The best
+            fixed coefficient is so on validation, at the places that all of them share.
     """
     if kind in ("control", "held"):
         return control_table(records, places=kind == "control")
@@ -78,7 +78,7 @@ def table(records: Sequence[Record], kind: str) -> str:
     if kind.startswith("chance_"):
         return chance_table(records, kind.removeprefix("chance_"))
     other = kind.removeprefix("against_")
-    return paired_table(records, "test", best_method(records, "fixed") if other == "fixed" else other)
+    return paired_table(records, _split(records) or "test", best_method(records, "fixed") if other == "fixed" else other)
 
 
 def read_results(results: Path = RESULTS) -> Runs:
@@ -140,6 +140,11 @@ def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
     held = [record for record in records if has_target(record)]
     if held:
         plots.step_responses(held, folder / f"{name}_control.png")
-    splits = [split for split in ("test", "validation") if all(split in r["right"] for r in records if r["diverged"] is None)]
-    if splits:
-        plots.outcomes(records, splits[0], folder / f"{name}_outcomes.png")
+    if (split := _split(records)) is not None:
+        plots.outcomes(records, split, folder / f"{name}_outcomes.png")
+
+
+def _split(records: Sequence[Record]) -> str | None:
+    """Return where every run was evaluated: on test prompts rather than on those of validation."""
+    splits = (split for split in ("test", "validation") if all(split in r["right"] for r in records if r["diverged"] is None))
+    return next(splits, None)
