@@ -105,20 +105,20 @@ class TokenTargets(Controlled):
         entropy, start = tokens.need("entropy").double(), tokens.need("reference_entropy").double()
         above = entropy / (aim * start.clamp(min=config.floor)) - 1
         room = (1 - above / config.surplus).clamp(0, 1)
-        alpha = min(self.regulator.value + self._forward(tokens, room), config.max_coef)
+        alpha = min(self.regulator.value + self._forward(tokens, room, aim), config.max_coef)
         unsolved = (1 - tokens.accuracy.double() / config.rho).clamp(0, 1)[tokens.prompt_of_token]
         whole = float((unsolved * start).sum())
         held = unsolved / whole if whole > 0 else unsolved
         return TokenTerms(entropy_coef=(alpha * (room if alpha >= 0 else (above / BAND).clamp(0, 1))).float(), held=held.float())
 
-    def _forward(self, tokens: TokenBatch, room: Tensor) -> float:
-        share = self.config.forward * min(max(1 + self._rule.state["error"] / BAND, 0.0), 1.0) * self._way_left()
+    def _forward(self, tokens: TokenBatch, room: Tensor, aim: float) -> float:
+        share = self.config.forward * min(max(1 + self._rule.state["error"] / BAND, 0.0), 1.0) * self._way_left(aim)
         return share * _balance(tokens, room) if share else 0.0
 
-    def _way_left(self) -> float:
+    def _way_left(self, aim: float) -> float:
         """The part of the target's way from tau to tau_end that is left; 1 where it does not move."""
-        config, aim = self.config, self.regulator.target
-        return 1.0 if config.tau_end in (None, config.tau) else (aim - config.tau_end) / (config.tau - config.tau_end)
+        start, end = self.config.tau, self.config.tau_end
+        return 1.0 if end is None or end == start else (aim - end) / (start - end)
 
     def update(self, measured: Measured) -> None:
         """`measured.entropy` is h: `held` has the divisor in it."""
@@ -139,8 +139,9 @@ class _Rule:
         trend = TREND_EMA * self.state["trend"] + (1 - TREND_EMA) * (seen.smoothed - last)
         error = (seen.target - seen.smoothed - config.ahead * trend) / seen.target
         integral = self.state["integral"] + config.ki * (error if error > 0 else config.fall * error)
-        self.state = {"integral": min(max(integral, config.min_coef), config.max_coef), "last": seen.smoothed, "trend": trend, "error": error}
-        return config.kp * error + float(self.state["integral"])
+        integral = min(max(integral, config.min_coef), config.max_coef)
+        self.state = {"integral": integral, "last": seen.smoothed, "trend": trend, "error": error}
+        return config.kp * error + integral
 
 
 def _balance(tokens: TokenBatch, room: Tensor) -> float:
