@@ -31,6 +31,7 @@ from aer_kernels.integrations.control import Sums, group_accuracy, token_batch, 
 from aer_kernels.integrations.guard import check_parameters
 from aer_kernels.integrations.trl_head import check_head, use_aer_head
 from aer_kernels.integrations.trl_loss import loss_mask
+from aer_kernels.integrations.trl_reference import GIVEN, compares, first_policy, prepare_first_policy
 from aer_kernels.methods import Method, TokenBatch, TokenTerms, check_method, method_for
 from aer_kernels.methods.seam import needs_logprobs, reported
 
@@ -111,7 +112,9 @@ class AERMixin(Base):
             return
         if self._entropy_bonus_enabled:
             raise ValueError("entropy_coef must be 0 and use_adaptive_entropy False beside entropy= or method=: there is one entropy bonus")
-        check_method(first, given=frozenset(), on_policy=self._aer_generate_every == self.args.gradient_accumulation_steps)
+        check_method(first, given=GIVEN, on_policy=self._aer_generate_every == self.args.gradient_accumulation_steps)
+        if compares(first):
+            prepare_first_policy(self, new_adapter=kwargs.get("peft_config") is not None)
         self._aer_accuracy, self._aer_source = _find_accuracy(accuracy, self.reward_func_names)
 
     @property
@@ -157,7 +160,7 @@ class AERMixin(Base):
     def _aer_weigh(self, out: dict[str, Any]) -> None:
         """Ask the method about the rollouts of all ranks, and add what it says of this rank's to `out`, which TRL shuffles and cuts."""
         logprobs, entropy = self._aer_scores(out)
-        tokens, everywhere = self._aer_tokens(out, logprobs, entropy)
+        tokens, everywhere = self._aer_tokens(out, logprobs, entropy, self._aer_reference(out) if compares(self.method) else None)
         terms = self.method.terms(tokens)
         terms.check(tokens)
         trl_loss.refuse(self, terms)
@@ -169,12 +172,16 @@ class AERMixin(Base):
         unsolved = unsolved_share(tokens.accuracy)
         self._aer_unsolved += [] if unsolved is None else [unsolved]
 
-    def _aer_tokens(self, out: dict[str, Any], logprobs: Tensor | None, entropy: Tensor | None) -> tuple[TokenBatch, Tensor]:
+    def _aer_tokens(
+        self, out: dict[str, Any], logprobs: Tensor | None, entropy: Tensor | None, reference_entropy: Tensor | None
+    ) -> tuple[TokenBatch, Tensor]:
         """The loss tokens of all ranks, and where they are among the padded rows of all ranks, (R, T) bool."""
         mask = loss_mask(out)
-        columns = [mask, out["advantages"].view(len(mask), -1).expand(mask.shape), *(x for x in (logprobs, entropy) if x is not None)]
+        given = {"logprobs": logprobs, "entropy": entropy, "reference_entropy": reference_entropy}
+        scores = {name: values for name, values in given.items() if values is not None}
+        columns = [mask, out["advantages"].view(len(mask), -1).expand(mask.shape), *scores.values()]
         padded = self.accelerator.pad_across_processes(torch.stack([x.float() for x in columns], 2), dim=1)
-        counted, advantages, *scores = self.accelerator.gather(padded).unbind(2)
+        counted, advantages, *gathered = self.accelerator.gather(padded).unbind(2)
         prompt = torch.arange(len(counted), device=mask.device) // self.num_generations
         accuracy = group_accuracy(self._aer_correct(), prompt, self._aer_source, "name another reward with accuracy=, or give a function")
         everywhere = (counted > 0) & ~accuracy.isnan()[prompt, None]
@@ -182,9 +189,8 @@ class AERMixin(Base):
             everywhere,
             prompt,
             accuracy,
-            logprobs=None if logprobs is None else scores.pop(0),
             advantages=advantages,
-            entropy=None if entropy is None else scores.pop(0),
+            **({"logprobs": None} | dict(zip(scores, gathered, strict=True))),
             seed=self.args.seed << 31 | self.state.global_step,
         )
         return tokens, everywhere
@@ -209,11 +215,22 @@ class AERMixin(Base):
                 return None, None
             if "sampling_per_token_logps" in out:
                 return out["sampling_per_token_logps"].nan_to_num(nan=0.0), None  # vLLM gives NaN where it cannot score a token
+        return self._aer_forward(self.model, out)
+
+    def _aer_reference(self, out: dict[str, Any]) -> Tensor:
+        """Entropies (B, T) of the policy that the run began with, after the same tokens."""
+        with first_policy(self) as model:
+            _, entropy = self._aer_forward(model, out)
+        return entropy
+
+    def _aer_forward(self, model: Any, out: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies (B, T) by a pass of their own."""
         ids, attention = (torch.cat([out[f"prompt_{x}"], out[f"completion_{x}"]], 1) for x in ("ids", "mask"))
-        images = {name: out[name] for name in signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters if name in out}
-        logprobs, entropy, _ = self._get_per_token_logps_and_entropies(
-            self.model, ids, attention, out["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size, **images
-        )
+        passed = signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
+        images = {name: out[name] for name in passed if name in out}
+        options = {"batch_size": self.args.per_device_train_batch_size, "compute_entropy": True} | images
+        logprobs, entropy, _ = self._get_per_token_logps_and_entropies(model, ids, attention, out["completion_ids"].shape[1], **options)
+        self._aer_pass = None
         return logprobs, entropy
 
     # what its terms add to the loss, and what it learns

@@ -49,6 +49,8 @@ PLAIN = EntropyControlConfig(target=9.0)
 """The same without a pass of its own."""
 TWICE = {"steps_per_generation": 2, "gradient_accumulation_steps": 1}
 """Two optimizer steps on each batch of rollouts."""
+TARGETS = method_class("token_targets").Config(tau=1.5, forward=0.5)
+"""Compares with the first policy."""
 LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gspo"]
 
 
@@ -78,6 +80,7 @@ class CustomConfig:
     divergence: float | None = None
     clip: float | None = None
     needs_entropy: bool = False
+    compares: bool = False
 
 
 class Custom(Stateless):
@@ -87,6 +90,7 @@ class Custom(Stateless):
 
     def __init__(self, config: CustomConfig) -> None:
         self.config, self.needs_entropy, self.seen = config, config.needs_entropy, list[Any]()
+        self.also_needs = frozenset({"reference_entropy"} if config.compares else ())
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         self.seen.append(tokens)
@@ -280,10 +284,12 @@ def test_the_bonus_is_not_weighed_by_importance(tmp_path: Path, monkeypatch: pyt
         {"entropy": EntropyControlConfig(kind="balance", target=9.0)},
         {"method": PositiveAdvantageConfig(target=9.0, start=0.5)},
         {"method": ForkingTokensConfig(share=0.3)},
+        {"method": TARGETS},
     ],
 )
 def test_micro_batches_change_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"reward": share_of_digits, "options": options | {"rollout_func": fixed_rollouts()}}
+    changes |= {"beta": 0.04} if options.get("method") is TARGETS else {}
     whole = trained(tmp_path, **changes)
     cut = trained(tmp_path, per_device_train_batch_size=ROWS // 4, gradient_accumulation_steps=4, **changes)
     torch.testing.assert_close(weights(whole), weights(cut), rtol=0, atol=3e-5)
@@ -332,23 +338,25 @@ def test_one_update_a_batch_of_rollouts(
         assert found.unsolved is not None and found.responses == len(part) * ROWS * trainer.args.steps_per_generation
 
 
-def test_two_ranks_are_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{"entropy": ACTIVE}, {"method": TARGETS}])
+def test_two_ranks_are_one(tmp_path: Path, options: dict[str, Any]) -> None:
     from tests.ranks import spawn
 
-    one = trained(tmp_path, per_device_train_batch_size=ROWS, **RANKS)
+    one = trained(tmp_path, per_device_train_batch_size=ROWS, **on_ranks(options))
     (tmp_path / "ranks").mkdir()
-    ranks = spawn(on_a_rank, 2, tmp_path / "ranks", str(tmp_path))
+    ranks = spawn(on_a_rank, 2, tmp_path / "ranks", str(tmp_path), options)
     for found, state, logs in ranks:
         torch.testing.assert_close(found, weights(one), rtol=0, atol=3e-5)
         assert state == ranks[0][1] and logs == pytest.approx(logged(one, "aer/coef"), rel=1e-4)
     assert logged(one, "aer/coef")[-1] > 0
 
 
-RANKS: dict[str, Any] = {"reward": share_of_digits, "options": {"entropy": ACTIVE, "rollout_func": fixed_rollouts()}}
+def on_ranks(options: dict[str, Any]) -> dict[str, Any]:
+    return {"reward": share_of_digits, "beta": 0.04, "options": options | {"rollout_func": fixed_rollouts()}}
 
 
-def on_a_rank(folder: str) -> tuple[torch.Tensor, dict[str, Any], list[float]]:
-    trainer = trained(Path(folder) / "out", per_device_train_batch_size=ROWS // 2, **RANKS)
+def on_a_rank(folder: str, options: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any], list[float]]:
+    trainer = trained(Path(folder) / "out", per_device_train_batch_size=ROWS // 2, **on_ranks(options))
     assert trainer.accelerator.num_processes == 2
     return weights(trainer), trainer.method.state_dict(), logged(trainer, "aer/coef")
 
@@ -365,19 +373,20 @@ def test_evaluation_changes_nothing(tmp_path: Path) -> None:
     assert watched.method.state_dict() == state and watched._aer_terms is terms
 
 
-@pytest.mark.parametrize("entropy", [ACTIVE, EntropyControlConfig(target=9.0, tau_end=0.5)])
-def test_resumed_is_uninterrupted(tmp_path: Path, entropy: EntropyControlConfig) -> None:
-    whole = trained(tmp_path / "whole", steps=6, options={"entropy": entropy})
-    first = make(tmp_path / "half", steps=6, options={"entropy": entropy}, save_strategy="steps", save_steps=3)
+@pytest.mark.parametrize("options", [{"entropy": ACTIVE}, {"entropy": EntropyControlConfig(target=9.0, tau_end=0.5)}, {"method": TARGETS}])
+def test_resumed_is_uninterrupted(tmp_path: Path, options: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"steps": 6, "options": options, "beta": 0.04}
+    whole = trained(tmp_path / "whole", **changes)
+    first = make(tmp_path / "half", **changes, save_strategy="steps", save_steps=3)
     first.train()
     shutil.rmtree(tmp_path / "half" / "checkpoint-6")
-    second = make(tmp_path / "half", steps=6, options={"entropy": entropy})
+    second = make(tmp_path / "half", **changes)
     second.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
     assert torch.equal(weights(whole), weights(second))
     assert second.method.state_dict() == whole.method.state_dict() and whole.method.state_dict()["updates"] == 6
     (tmp_path / "half" / "checkpoint-3" / adapter.STATE).unlink()
     with pytest.raises(ValueError, match="resume_from_checkpoint must be a checkpoint of this method"):
-        make(tmp_path / "half", steps=6, options={"entropy": entropy}).train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
+        make(tmp_path / "half", **changes).train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-3"))
 
 
 # what counts
@@ -455,16 +464,46 @@ def test_a_schedule_is_told_how_many_updates_there_are(tmp_path: Path) -> None:
 
 def test_lora_and_the_head_of_aer(tmp_path: Path) -> None:
     """Only the adapter moves, and both heads train the same."""
-    peft = pytest.importorskip("peft", reason="PEFT is not installed")
     found = {}
     for head in ("trl", "aer"):
-        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=True)
-        options = {"entropy": ACTIVE, "head": head, "peft_config": config, "rollout_func": fixed_rollouts()}
+        options = {"entropy": ACTIVE, "head": head, "peft_config": lora(init_lora_weights=True), "rollout_func": fixed_rollouts()}
         torch.manual_seed(0)
         trainer = trained(tmp_path, reward=share_of_digits, options=options, beta=0.04)
         found[head] = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
         assert logged(trainer, "aer/coef")[-1] > 0
     torch.testing.assert_close(found["trl"], found["aer"], rtol=0, atol=1e-5)
+
+
+def lora(**options: Any) -> Any:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    return peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **options)
+
+
+@pytest.mark.parametrize(
+    ("kept", "beta", "head"),
+    [("reference model", 0.04, "trl"), ("adapters off", 0.0, "aer"), ("adapters off", 0.04, "trl"), ("copy", 0.04, "trl")],
+)
+def test_the_first_policys_entropies(tmp_path: Path, kept: str, beta: float, head: str) -> None:
+    """After two steps they are those of a policy that does not learn; that of an adapter is not its base model."""
+    found = []
+    for rate in (1e-2, 0.0):
+        options = {"method": CustomConfig(needs_entropy=True, compares=True), "head": head, "rollout_func": fixed_rollouts()}
+        torch.manual_seed(0)
+        start = None
+        if kept == "copy":
+            start = pytest.importorskip("peft", reason="PEFT is not installed").get_peft_model(model(), lora(init_lora_weights=False))
+        elif kept == "adapters off":
+            options["peft_config"] = lora(init_lora_weights=True)
+        trainer = trained(tmp_path, reward=share_of_digits, start=start, options=options, beta=beta, learning_rate=rate, temperature=0.7)
+        found.append([tokens for tokens in trainer.method.seen if isinstance(tokens, TokenBatch)][-1])
+    torch.testing.assert_close(found[0].reference_entropy, found[1].entropy, rtol=1e-4, atol=1e-5)
+    assert (found[0].entropy - found[0].reference_entropy).abs().max() > 1e-2
+
+
+def test_targets_for_each_token(tmp_path: Path) -> None:
+    """The first policy is at 1 in its own units; a target above that asks for a bonus."""
+    trainer = trained(tmp_path, options={"method": TARGETS}, beta=0.001)
+    assert logged(trainer, "aer/controlled")[0] == pytest.approx(1.0, rel=1e-4) and logged(trainer, "aer/coef")[-1] > 0
 
 
 def test_a_trainer_of_ones_own(tmp_path: Path) -> None:
@@ -494,6 +533,12 @@ REFUSED = [
     ({"method": CustomConfig(kind="nothing")}, {}, "kind must be one of"),
     ({"method": method_class("kl_cov").Config()}, {}, "KLCov must have more than one update on each batch"),
     ({"method": method_class("siren").Config()}, {}, "method must need what this trainer has, got SIREN, which needs kept_entropy"),
+    ({"method": CustomConfig(compares=True)}, {}, "beta must be above 0 for a method that compares with the first policy, got 0"),
+    (
+        {"method": CustomConfig(compares=True)},
+        {"beta": 0.1, "sync_ref_model": True},
+        "sync_ref_model must be False for a method that compares",
+    ),
     ({"method": method_class("ares").Config()}, {}, "method must leave rewards to TRL's reward functions, got Ares"),
 ]
 
