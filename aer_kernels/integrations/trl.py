@@ -110,6 +110,7 @@ class AERMixin(Base):
         self._aer_pass: tuple[Tensor, Tensor] | None = None  # log-probs and entropies of the first pass since it was set to None
         self._aer_sums, self._aer_measured = Sums(), False
         self._aer_unsolved: list[float] = []
+        self._aer_parts = 0  # batches since the last update of which the method said what is held
         super().__init__(*args, **kwargs)
         if not self._aer_on:
             return
@@ -170,6 +171,7 @@ class AERMixin(Base):
         first = self.accelerator.process_index * len(out["advantages"])
         trl_loss.place(terms, tokens, everywhere, out, first)
         self._aer_terms, self._aer_measured = terms, entropy is not None
+        self._aer_parts += terms.held is not None and bool(terms.held.any())
         if entropy is not None:
             self._aer_sums.add_entropy(entropy, loss_mask(out), out[trl_loss.HELD])
         unsolved = unsolved_share(tokens.accuracy)
@@ -263,8 +265,9 @@ class AERMixin(Base):
         """Tell the method what its batch showed, and log what it applied and what it aims at now."""
         shares, self._aer_unsolved = self._aer_unsolved, []
         unsolved = sum(shares) / len(shares) if shares else None
+        parts, self._aer_parts = max(1, self._aer_parts), 0
         before = self.method.status()
-        self.method.update(self._aer_sums.measured(lambda sums: self.accelerator.reduce(sums, reduction="sum"), unsolved))
+        self.method.update(self._aer_sums.measured(lambda sums: self.accelerator.reduce(sums, reduction="sum"), unsolved, parts))
         for name, value in (reported(before, self.method.status()) | {"unsolved_frac": unsolved}).items():
             self._metrics["train"][f"aer/{name}"].append(math.nan if value is None else float(value))
 

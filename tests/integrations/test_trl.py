@@ -592,6 +592,24 @@ def test_targets_for_each_token(tmp_path: Path) -> None:
     assert logged(trainer, "aer/controlled")[0] == pytest.approx(1.0, rel=1e-4) and logged(trainer, "aer/coef")[-1] > 0
 
 
+@pytest.mark.parametrize("solved", [0, 1, 2])
+def test_what_is_held_is_a_mean_over_the_batches_of_an_update(tmp_path: Path, solved: int) -> None:
+    """Two batches of rollouts for one optimizer step, of which the last `solved` are solved and tell nothing."""
+    calls: list[int] = []
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(calls) > 2 - solved)] * len(completions)
+
+    changes = {"steps_per_generation": 1, "gradient_accumulation_steps": 2, "beta": 0.001}
+    trainer = trained(tmp_path, steps=1, reward=reward, options={"method": TARGETS}, **changes)
+    assert len(calls) == 2
+    if solved == 2:
+        assert trainer.method.state_dict()["updates"] == 0
+    else:
+        assert logged(trainer, "aer/controlled") == pytest.approx([1.0], rel=1e-4)
+
+
 def test_a_trainer_of_ones_own(tmp_path: Path) -> None:
     class Mine(GRPOTrainer):
         def _compute_loss(self, model, inputs):
