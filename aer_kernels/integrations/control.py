@@ -150,19 +150,20 @@ class Sums:
         found = torch.stack([slopes.policy, slopes.bonus])
         self._slopes = found if self._slopes is None else self._slopes + found
 
-    def measured(self, reduce: Callable[[Tensor], Tensor], unsolved: float | None) -> Measured:
+    def measured(self, reduce: Callable[[Tensor], Tensor], unsolved: float | None, parts: int = 1) -> Measured:
         """Return the sums over all ranks, and start again from 0.
 
         Args:
             reduce: (5,) float64 of this rank -> its sum over ranks. Every rank calls it once.
             unsolved: share of the prompts that no sample solved.
+            parts: number of batches of which each has a `held` of its own, made from that batch alone; what they show is averaged.
         Raises:
             ValueError: nothing was added.
         """
         if self._held is None:
             raise ValueError("sums must hold a pass before they are read, got none")
         slopes = torch.zeros_like(self._held[:2]) if self._slopes is None else self._slopes
-        entropy, tokens, responses, policy, bonus = reduce(torch.cat([self._held, slopes])).tolist()
+        entropy, tokens, responses, policy, bonus = (reduce(torch.cat([self._held, slopes])) / parts).tolist()
         seen = self._slopes is not None
         self._held = self._slopes = None
         return Measured(entropy, tokens, responses, unsolved, (policy, bonus) if seen else None)

@@ -31,12 +31,15 @@ from aer_kernels.integrations.control import Sums, group_accuracy, token_batch, 
 from aer_kernels.integrations.guard import check_parameters
 from aer_kernels.integrations.trl_head import check_head, use_aer_head
 from aer_kernels.integrations.trl_loss import loss_mask
-from aer_kernels.integrations.trl_reference import GIVEN, compares, first_policy, prepare_first_policy
+from aer_kernels.integrations.trl_reference import GIVEN, compares, first_policy, mark, prepare_first_policy, restore_adapter
 from aer_kernels.methods import Method, TokenBatch, TokenTerms, check_method, method_for
 from aer_kernels.methods.seam import needs_logprobs, reported
 
 STATE = "aer_state.json"
 """Of the method, in each checkpoint."""
+
+FIRST = "first_policy"
+"""In that file: a number that tells the policy that the run began with from others."""
 
 OVERRIDDEN = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
@@ -69,7 +72,7 @@ class AERMixin(Base):
         head: "trl", or "aer" for `fused_logprobs`.
     Raises:
         ValueError: two methods, two bonuses, an accuracy that cannot be found or lies outside [0, 1], terms that this loss cannot carry,
-            a checkpoint without the method's state.
+            a first policy that TRL does not keep, a checkpoint without the method's state or of a run that began with another policy.
         TypeError: `entropy` or `method` is no configuration, `accuracy` gives no tensor, or the trainer is another one or stands first.
     """
 
@@ -107,6 +110,7 @@ class AERMixin(Base):
         self._aer_pass: tuple[Tensor, Tensor] | None = None  # log-probs and entropies of the first pass since it was set to None
         self._aer_sums, self._aer_measured = Sums(), False
         self._aer_unsolved: list[float] = []
+        self._aer_parts = 0  # batches since the last update of which the method said what is held
         super().__init__(*args, **kwargs)
         if not self._aer_on:
             return
@@ -114,7 +118,7 @@ class AERMixin(Base):
             raise ValueError("entropy_coef must be 0 and use_adaptive_entropy False beside entropy= or method=: there is one entropy bonus")
         check_method(first, given=GIVEN, on_policy=self._aer_generate_every == self.args.gradient_accumulation_steps)
         if compares(first):
-            prepare_first_policy(self, new_adapter=kwargs.get("peft_config") is not None)
+            prepare_first_policy(self)
         self._aer_accuracy, self._aer_source = _find_accuracy(accuracy, self.reward_func_names)
 
     @property
@@ -167,6 +171,7 @@ class AERMixin(Base):
         first = self.accelerator.process_index * len(out["advantages"])
         trl_loss.place(terms, tokens, everywhere, out, first)
         self._aer_terms, self._aer_measured = terms, entropy is not None
+        self._aer_parts += terms.held is not None and bool(terms.held.any())
         if entropy is not None:
             self._aer_sums.add_entropy(entropy, loss_mask(out), out[trl_loss.HELD])
         unsolved = unsolved_share(tokens.accuracy)
@@ -260,8 +265,9 @@ class AERMixin(Base):
         """Tell the method what its batch showed, and log what it applied and what it aims at now."""
         shares, self._aer_unsolved = self._aer_unsolved, []
         unsolved = sum(shares) / len(shares) if shares else None
+        parts, self._aer_parts = max(1, self._aer_parts), 0
         before = self.method.status()
-        self.method.update(self._aer_sums.measured(lambda sums: self.accelerator.reduce(sums, reduction="sum"), unsolved))
+        self.method.update(self._aer_sums.measured(lambda sums: self.accelerator.reduce(sums, reduction="sum"), unsolved, parts))
         for name, value in (reported(before, self.method.status()) | {"unsolved_frac": unsolved}).items():
             self._metrics["train"][f"aer/{name}"].append(math.nan if value is None else float(value))
 
@@ -271,7 +277,8 @@ class AERMixin(Base):
         super()._save_checkpoint(model, trial)
         if self._aer_on and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / STATE).write_text(json.dumps(self.method.state_dict()))
+            first = {FIRST: mark(self)} if compares(self.method) else {}
+            (folder / STATE).write_text(json.dumps(self.method.state_dict() | first))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -279,7 +286,11 @@ class AERMixin(Base):
             path = Path(checkpoint) / STATE
             if not path.exists():
                 raise ValueError(f"resume_from_checkpoint must be a checkpoint of this method, with {STATE}, got {checkpoint}")
+            restore_adapter(self, checkpoint)
             self._aer_state, self._aer_method = json.loads(path.read_text()), None
+            began = self._aer_state.pop(FIRST, None)
+            if began is not None and compares(self.method) and mark(self) not in (None, began):
+                raise ValueError(f"model must be the one that the run of {checkpoint} began with, got another: the method compares with it")
 
 
 class AERGRPOTrainer(AERMixin, GRPOTrainer):

@@ -4,9 +4,9 @@
     v(q)  = clip(1 - accuracy(q) / rho, 0, 1)               what is held: prompts that are not solved
     h     = sum v H / sum v R                               their entropy, in units of their own start; 1 at first
     e     = (tau - h') / tau, h' = ema h + ahead trend      tau may move, as in (C8) of `entropy_control.config`; trend: of ema h, an update
-    I     = clip(I + ki e, min_coef, max_coef)            once an update; ki is fall times as large where e < 0
-    alpha = clip(kp e + I + forward B f, min_coef, max_coef)
-    f     = clip(1 + e / .2, 0, 1), times the part of the target's way to tau_end that is left
+    I     = clip(I + ki e, min_coef, max_coef)              once an update; ki is fall times as large where e < 0
+    alpha = min(clip(kp e + I, min_coef, max_coef) + forward B f, max_coef)
+    f     = clip(1 + e / .2, 0, 1), times the part of the target's way down to tau_end that is left
     x_t   = H_t / (tau max(R_t, floor)) - 1                 how far a token is above its own target
     entropy_coef_t = alpha clip(1 - x_t / surplus, 0, 1)    where alpha >= 0; else alpha clip(x_t / .2, 0, 1)
 
@@ -65,8 +65,8 @@ class TokenTargetsConfig(ControlledConfig):
     ahead: float = 0.0
     """By how many updates of its trend h is looked ahead, >= 0."""
     forward: float = 0.0
-    """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added; less above the target, and nothing from
-    1.2 times it on."""
+    """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added. It is less above the target, and
+    nothing from 1.2 times it on. It is less the further the target has fallen, and nothing once it is down at tau_end."""
     surplus: float = 1.0
     """A token above its target gets less bonus, and none from (1 + surplus) times it on, > 0."""
     min_coef: float = 0.0
@@ -116,9 +116,9 @@ class TokenTargets(Controlled):
         return share * _balance(tokens, room) if share else 0.0
 
     def _way_left(self, aim: float) -> float:
-        """The part of the target's way from tau to tau_end that is left; 1 where it does not move."""
+        """The part of the target's way down from tau to tau_end that is left; 1 where it does not fall."""
         start, end = self.config.tau, self.config.tau_end
-        return 1.0 if end is None or end == start else (aim - end) / (start - end)
+        return 1.0 if end is None or end >= start else max(0.0, (aim - end) / (start - end))
 
     def update(self, measured: Measured) -> None:
         """`measured.entropy` is h: `held` has the divisor in it."""

@@ -135,6 +135,9 @@ def _explosion(row: Row, options: Options) -> str | None:
     if not row.get("entropy/coef"):
         return f"{what}, without an entropy bonus: lower {now('optim.lr')}, or {now('objective.clip_high')}"
     moved = options.moved()
+    if row["entropy/coef"] < 0:
+        faster = "" if moved.speed is None else f"raise {now(moved.speed)}, or "
+        return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: {faster}lower {now('optim.lr')}"
     bound = moved.speed if moved.kind == "fixed" else moved.bound
     return f"{what}, with the coefficient at {row['entropy/coef']:.3f}: lower {now(bound or 'method.kind')}, or {now('optim.lr')}"
 
@@ -147,25 +150,25 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
     smoothed, initial, target = known
     if target is None:
         return None
-    now, entropy = options.now, row.get("entropy/controlled") or smoothed
-    settles = options.value("method.tau_end") is not None and target < initial
+    now, entropy, own = options.now, row.get("entropy/controlled") or smoothed, options.moved().prefix
+    settles = options.value(f"{own}.tau_end") is not None and target < initial
     if entropy <= FAR_ABOVE * max(initial, target) and not (settles and entropy > FAR_ABOVE_SETTLED * target):
         return None
     level = f"{entropy:.3f} {options.moved().unit}, {entropy / target:.1f} times its target"
     what = f"entropy is at {level}, with the coefficient at its lower bound"
     causes = [f"lower {now('optim.lr')}"]
-    if (options.value("method.min_coef") or 0.0) < 0:
-        causes.insert(0, f"lower {now('method.min_coef')}")
-    if options.value("method.target") is None and (options.value("method.tau") or 0.0) > 1:
-        causes.append(f"set {now('method.tau')} below 1")
-    if options.value("method.surplus") is None:
-        causes.append(f"set {now('method.surplus')} to 1, as prompts that nothing solves may be noise")
+    if (options.value(f"{own}.min_coef") or 0.0) < 0:
+        causes.insert(0, f"lower {now(f'{own}.min_coef')}")
+    if options.value(f"{own}.target") is None and (options.value(f"{own}.tau") or 0.0) > 1:
+        causes.append(f"set {now(f'{own}.tau')} below 1")
+    if options.lacks(f"{own}.surplus"):
+        causes.append(f"set {now(f'{own}.surplus')} to 1, as prompts that nothing solves may be noise")
     return f"{what}, which cannot pull it down: {', or '.join(causes)}"
 
 
 def _at_lower_bound(row: Row, options: Options) -> bool:
     coef = row.get("entropy/coef")
-    return coef is not None and coef <= (options.value("method.min_coef") or 0.0)
+    return coef is not None and coef <= (options.value(f"{options.moved().prefix}.min_coef") or 0.0)
 
 
 def _saturated(row: Row, options: Options) -> str | None:

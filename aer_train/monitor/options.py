@@ -23,6 +23,11 @@ class Options:
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
+    def lacks(self, name: str) -> bool:
+        """Whether there is an option by this name, and it is None."""
+        section, _, option = name.rpartition(".")
+        return option in (self.value(section) or {}) and self.value(name) is None
+
     def now(self, name: str) -> str:
         """Return the option and its value, for a text."""
         value = self.value(name)

@@ -21,7 +21,9 @@ def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> t
     moved = list(parameters)
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     if config.state == "float32" and all(parameter.dtype == torch.float32 for parameter in moved):
-        return torch.optim.AdamW(moved, fused=True, **options)  # a quarter of the time on a CPU, as the default there goes tensor by tensor
+        # a quarter of the time on a CPU, as the default there goes tensor by tensor; but it writes elsewhere in a slice of another tensor
+        fused = all(parameter.is_contiguous() for parameter in moved) or None
+        return torch.optim.AdamW(moved, fused=fused, **options)
     return _low_bit(config.state)(moved, bf16_stochastic_round=True, **options)
 
 

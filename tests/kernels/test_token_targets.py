@@ -145,6 +145,36 @@ def test_forward_ends_while_the_target_falls():
         torch.testing.assert_close(moving.terms(tokens).entropy_coef, share * whole, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize(("tau_end", "share"), [(None, 1.0), (1.2, 1.0), (2.4, 1.0), (0.6, 0.0)])
+def test_forward_ends_only_where_the_target_falls(tau_end, share):
+    """A target that rises, or that has tau_end where it is, needs it to the end."""
+    tokens = full(((40, 40), (40, 40)), seed=3)
+    tokens = replace(tokens, reference_entropy=tokens.entropy)
+    options = dict(tau=1.2, forward=0.5, kp=0.0, ki=0.0, max_coef=99.0, floor=1e-9, surplus=9e9, ema=0.0)
+    if not targets(**options).terms(tokens).entropy_coef.any():
+        tokens = replace(tokens, advantages=-tokens.advantages)
+    method = targets(**options, tau_end=tau_end, hold=0.5, updates=4)
+    whole = method.terms(tokens).entropy_coef
+    for _ in range(5):
+        method.update(Measured(0.5, 1.0, 1.0))
+    assert method.status()["target"] == pytest.approx(tau_end or 1.2) and whole.min() > 0
+    torch.testing.assert_close(method.terms(tokens).entropy_coef, share * whole, rtol=1e-5, atol=1e-9)
+
+
+def test_forward_is_added_to_a_coefficient_that_is_within_its_bounds():
+    """Far above nothing is fed forward; a little above kp e + I is at min_coef, and half of the balance is added to that."""
+    tokens = full(((40, 40), (40, 40)), seed=3)
+    tokens = replace(tokens, reference_entropy=tokens.entropy)
+    options = dict(tau=1.0, kp=99.0, ki=0.0, min_coef=-0.02, max_coef=99.0, floor=1e-9, surplus=9e9, ema=0.0)
+    if not targets(**options, forward=1.0).terms(tokens).entropy_coef.any():
+        tokens = replace(tokens, advantages=-tokens.advantages)
+    balance = float(targets(**options, forward=1.0).terms(tokens).entropy_coef[0])
+    method = targets(**options, forward=0.1 / balance)
+    for entropy, coef in ((1.1, -0.02 + 0.05), (1.3, 0.0)):  # at 1.3 it is -.02, and no token is above its own target
+        method.update(Measured(entropy, 1.0, 1.0))
+        torch.testing.assert_close(method.terms(tokens).entropy_coef, torch.full((160,), coef), rtol=1e-4, atol=1e-7)
+
+
 def test_what_it_needs_is_asked_for_by_name():
     with pytest.raises(ValueError, match="reference_entropy must be given in the TokenBatch for this method, got None"):
         targets().terms(batch())
@@ -161,6 +191,7 @@ def test_what_it_needs_is_asked_for_by_name():
         ({"fall": 0.0}, "fall must be > 0, got 0.0"),
         ({"surplus": -1.0}, "surplus must be > 0, got -1.0"),
         ({"min_coef": 0.1}, "min_coef must be <= 0, got 0.1"),
+        ({"min_coef": float("nan")}, "min_coef must be <= 0, got nan"),
         ({"ahead": -0.1}, "ahead must be >= 0, got -0.1"),
         ({"tau": 0.0}, "tau must be > 0, got 0.0"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -128,11 +129,37 @@ def test_entropy_far_above_its_target_is_told_at_once(change, settings, named):
     assert hints_of(rows(*alone), options(**settings)) == [], "a coefficient above its bound can still fall"
 
 
-def test_a_coefficient_that_may_be_negative_can_be_given_more_room():
-    config = dataclasses.asdict(TrainConfig(method=TokenTargetsConfig(min_coef=-0.1)))
-    far = {"entropy/coef": -0.1, "entropy/initial": 1.0, "entropy/target": 0.85, "entropy/smoothed": 2.0, "entropy/controlled": 2.4}
-    found = {hint.cause: hint.text for hint in hints_of(rows(*[far] * 6), config)}
-    assert set(found) == {"out_of_reach"} and "lower method.min_coef (now -0.1), or lower optim.lr" in found["out_of_reach"]
+ABOVE = {"entropy/coef": -0.1, "entropy/initial": 1.0, "entropy/target": 0.85, "entropy/smoothed": 2.0, "entropy/controlled": 2.4}
+
+
+def together(name: str, part: Any) -> Any:
+    return method_class(f"steer+{name}").Config(**{name: part})
+
+
+@pytest.mark.parametrize("prefix, several", [("method", False), ("method.token_targets", True)])
+def test_a_coefficient_that_may_be_negative_can_be_given_more_room(prefix, several):
+    """At its bound; and above it, where a smaller largest coefficient would do nothing."""
+    method = TokenTargetsConfig(min_coef=-0.1, tau=1.2)
+    config = dataclasses.asdict(TrainConfig(method=together("token_targets", method) if several else method))
+    found = {hint.cause: hint.text for hint in hints_of(rows(*[ABOVE] * 6), config)}
+    named = f"lower {prefix}.min_coef (now -0.1), or lower optim.lr (now 1e-06), or set {prefix}.tau (now 1.2) below 1"
+    assert set(found) == {"out_of_reach"} and found["out_of_reach"].endswith(named)
+    found = {hint.cause: hint.text for hint in hints_of(rows(*[ABOVE | {"entropy/coef": -0.05}] * 6), config)}
+    assert set(found) == {"explosion"} and found["explosion"].endswith(
+        f"the coefficient at -0.050: raise {prefix}.kp (now 0.5), or lower optim.lr (now 1e-06)"
+    )
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_is_out_of_reach_names_options_that_its_method_has(several):
+    for name in ("aer", "token_targets", "aent"):
+        part = method_class(name).Config(**({"target": 1.0} if name == "aent" else {}))
+        config = dataclasses.asdict(TrainConfig(method=together(name, part) if several else part))
+        found = {hint.cause: hint.text for hint in hints_of(rows(*[ABOVE | {"entropy/coef": -9.0}] * 6), config)}
+        named = re.findall(r"\b(method[.a-z_]+) \(now", found.get("out_of_reach", ""))
+        for option in named:
+            section, _, leaf = option.rpartition(".")
+            assert leaf in Options(config).value(section), option
 
 
 def test_every_option_that_a_hint_names_exists():

@@ -67,6 +67,26 @@ def test_steps_are_those_of_adamw(state: Any, dtype: torch.dtype) -> None:
         assert is_quantized(moments["exp_avg"]) if state == "8bit" else moments["exp_avg"].dtype == torch.float32
 
 
+LAYOUTS: dict[str, Any] = {"whole": lambda x: x, "rows": lambda x: x[2:4], "columns": lambda x: x[:, :4], "turned": lambda x: x.t()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_parameter_moves_the_same_in_every_layout(layout: str) -> None:
+    """AdamW in one pass would write beside a slice."""
+    whole = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    beside, found = whole.clone(), []
+    for start in (LAYOUTS[layout](whole), LAYOUTS[layout](whole).clone(memory_format=torch.contiguous_format)):
+        parameter = torch.nn.Parameter(start)
+        optimizer = make_optimizer(OptimConfig(lr=0.1), [parameter])
+        for step in range(3):
+            (parameter - step).square().sum().backward()
+            take_step(optimizer, 0.1, step)
+        found.append(parameter.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
+    LAYOUTS[layout](beside).copy_(found[0])
+    assert torch.equal(beside, whole), "what is beside it stays"
+
+
 @torchao
 def test_rounding_is_a_function_of_the_seed() -> None:
     gradients, start = [torch.randn(128, 128)], torch.ones(128, 128, dtype=torch.bfloat16)
