@@ -26,8 +26,8 @@ LAST = 20
 
 
 def told_by(records: Sequence[Record]) -> list[str]:
-    """Return the measures that have as many samples in every run as they name."""
-    samples = min(record["samples"] for record in records)
+    """Return the measures that have as many samples in every run as they name; without a run there is none."""
+    samples = min((record["samples"] for record in records), default=0)
     return [name for name, (_, k) in MEASURES.items() if k <= samples]
 
 

@@ -145,6 +145,6 @@ def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
 
 
 def _split(records: Sequence[Record]) -> str | None:
-    """Return where every run was evaluated: on test prompts rather than on those of validation."""
-    splits = (split for split in ("test", "validation") if all(split in r["right"] for r in records if r["diverged"] is None))
+    """Return where every run was evaluated, on test prompts rather than on those of validation; None where there is no run."""
+    splits = (split for split in ("test", "validation") if records and all(split in r["right"] for r in records if r["diverged"] is None))
     return next(splits, None)

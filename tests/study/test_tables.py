@@ -13,7 +13,7 @@ from study.control import holds, phases, response_of
 from study.evaluate import pass_at
 from study.intervals import counts, difference, difference_of_runs, mean
 from study.measures import measured
-from study.page import read_results, written
+from study.page import read_results, write_figures, written
 from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
 from study.records import by_place, read_records, write_records
@@ -95,6 +95,14 @@ def test_tables_from_records():
     assert "| aer | 2 | 1, runs as units | 0.500 ± 0.000 | 1.000 ± 0.000 | 0.250 ± 0.000 | 0.750 ± 3.177 |" in generalization_table(
         records, "test"
     )
+
+
+def test_a_matrix_of_which_every_run_failed_has_a_table_without_rows_and_no_figure(tmp_path):
+    write_figures([], tmp_path, "quick")
+    assert not list(tmp_path.iterdir())
+    assert [len(table.splitlines()) for table in (outcome_table([], "test"), paired_table([], "test", "grpo"), control_table([]))] == [
+        2
+    ] * 3
 
 
 @pytest.mark.parametrize(("samples", "names"), [(4, [1]), (16, [1, 16]), (64, [1, 16, 64])])
