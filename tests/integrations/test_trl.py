@@ -7,7 +7,7 @@ import math
 import re
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,26 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-from aer_kernels import BELOW_START, EntropyControlConfig, entropy_slopes
+from aer_kernels import BELOW_START, EntropyControlConfig
 from aer_kernels.integrations import trl as adapter
-from aer_kernels.integrations import trl_loss
 from aer_kernels.integrations.trl import AERGRPOTrainer, AERMixin
-from aer_kernels.methods import ForkingTokensConfig, PositiveAdvantageConfig, Stateless, TokenBatch, TokenTerms, method_class
+from aer_kernels.methods import ForkingTokensConfig, PositiveAdvantageConfig, method_class
 from tests.integrations.trl_setup import (
+    ACTIVE,
+    FIXED,
     GROUP,
     ROWS,
+    TARGETS,
+    CustomConfig,
     correct,
     fixed_rollouts,
     length,
     logged,
+    lora,
     make,
     model,
-    pretend_vllm,
+    nothing_is_left_patched,  # noqa: F401  a fixture
+    one_loss,
     share_of_digits,
     trained,
     weights,
@@ -42,103 +47,10 @@ from tests.integrations.trl_setup import (
 
 pytestmark = pytest.mark.slow
 
-FIXED = EntropyControlConfig(kind="fixed", coef=0.05, difficulty="uniform")
-ACTIVE = EntropyControlConfig(target=9.0, quantity="response", surplus=1.0)
-"""Far below its target: the coefficient moves at once. Needs the log-probs of the samples."""
 PLAIN = EntropyControlConfig(target=9.0)
 """The same without a pass of its own."""
 TWICE = {"steps_per_generation": 2, "gradient_accumulation_steps": 1}
 """Two optimizer steps on each batch of rollouts."""
-TARGETS = method_class("token_targets").Config(tau=1.5, forward=0.5)
-"""Compares with the first policy."""
-LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gspo"]
-
-
-def level(loss_type: str) -> dict[str, Any]:
-    """Options of a loss type; GSPO is grpo with ratios of whole responses."""
-    return {
-        "loss_type": "grpo" if loss_type == "gspo" else loss_type,
-        "importance_sampling_level": "sequence" if loss_type in ("luspo", "gspo") else "token",
-        "epsilon_high": 5.0 if loss_type == "cispo" else 0.2,
-    }
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_patched():
-    torch.set_num_threads(1)
-    before = trl_utils._ChunkedLogProbFunction
-    yield
-    assert trl_utils._ChunkedLogProbFunction is before
-
-
-@dataclass(frozen=True)
-class CustomConfig:
-    kind: str = "tests.integrations.test_trl.Custom"
-    weight: float | None = None
-    shift: float | None = None
-    entropy: float | None = None
-    divergence: float | None = None
-    clip: float | None = None
-    needs_entropy: bool = False
-    compares: bool = False
-
-
-class Custom(Stateless):
-    """The same terms for every token."""
-
-    Config = CustomConfig
-
-    def __init__(self, config: CustomConfig) -> None:
-        self.config, self.needs_entropy, self.seen = config, config.needs_entropy, list[Any]()
-        self.also_needs = frozenset({"reference_entropy"} if config.compares else ())
-
-    def terms(self, tokens: TokenBatch) -> TokenTerms:
-        self.seen.append(tokens)
-        values = {"weight": self.config.weight, "shift": self.config.shift, "entropy_coef": self.config.entropy}
-        values["divergence_coef"] = self.config.divergence
-        given = {name: torch.full_like(tokens.advantages, value) for name, value in values.items() if value is not None}
-        return TokenTerms(**given, clip_low=self.config.clip, clip_high=self.config.clip)
-
-    def update(self, measured: Any) -> None:
-        self.seen.append(measured)
-
-
-def one_loss(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """The gradients of a trainer's first loss at its log-probs and entropies, its mask, and its inputs."""
-    found: list[Any] = []
-    real = GRPOTrainer._compute_loss
-
-    def compute(self, model, inputs):
-        passes = []
-        make_pass = self._get_per_token_logps_and_entropies
-
-        def kept(*args, **kwargs):
-            passes.append(make_pass(*args, **kwargs))
-            return passes[-1]
-
-        self._get_per_token_logps_and_entropies = kept
-        try:
-            loss = real(self, model, inputs)
-        finally:
-            del self._get_per_token_logps_and_entropies
-        found.append((passes[0], inputs))
-        return loss
-
-    monkeypatch.setattr(GRPOTrainer, "_compute_loss", compute)
-    whole = type(trainer).compute_loss
-
-    def differentiated(self, model, inputs, **kwargs):
-        loss = whole(self, model, inputs, **kwargs)
-        (logprobs, entropy, _), _ = found[0]
-        found.append(torch.autograd.grad(loss, [logprobs, entropy], retain_graph=True, allow_unused=True))
-        return loss
-
-    monkeypatch.setattr(type(trainer), "compute_loss", differentiated)
-    trainer.train()
-    monkeypatch.undo()
-    (_, inputs), (by_logprob, by_entropy) = found[0], found[1]
-    return by_logprob, by_entropy, trl_loss.loss_mask(inputs), inputs
-
 
 # equal to TRL where it must be
 
@@ -159,118 +71,6 @@ def test_what_is_neutral_is_plain_grpo_bit_for_bit(tmp_path: Path, options: dict
     changes: dict[str, Any] = {"num_iterations": 2, "beta": 0.04, "top_entropy_quantile": 0.5}
     plain = trained(tmp_path, cls=GRPOTrainer, **changes)
     assert torch.equal(weights(plain), weights(trained(tmp_path, options=options, **changes)))
-
-
-# the loss
-
-
-def test_the_example_of_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of docs/methods.md, given to the trainer as the page says."""
-    codes = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(), re.DOTALL)
-    (tmp_path / "my_module.py").write_text(next(code for code in codes if code.startswith("# my_module.py")))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
-    base = make(tmp_path / "run")
-    scope = {"model": model(), "accuracy_reward": correct, "args": base.args, "dataset": base.train_dataset}
-    exec(next(code for code in codes if code.startswith("# in TRL\n")), scope)
-    share, expected = 0.0, []
-    for entropy in logged(scope["trainer"], "entropy"):
-        share = max(0.0, share + (0.05 if entropy < 0.25 else -0.05))
-        expected.append(share)
-    assert len(expected) == 3 and scope["trainer"].method.status()["share"] == pytest.approx(expected[-1]) and expected[-1] > 0
-    assert logged(scope["trainer"], "aer/controlled") == pytest.approx(logged(scope["trainer"], "entropy"), rel=1e-3)
-
-
-@pytest.mark.parametrize("loss_type", LOSSES)
-def test_every_loss_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss_type: str) -> None:
-    """TRL's own aggregation is what `aggregation` says; the bonus is the mean over the step's tokens, whatever the loss type."""
-    options = {"entropy": FIXED, "rollout_func": fixed_rollouts()}
-    trainer = make(tmp_path, steps=1, reward=share_of_digits, options=options, **level(loss_type))
-    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
-    tokens = mask.sum()
-    assert len(set(mask.sum(1).tolist())) > 1, "responses of several lengths"
-    n = trl_loss.aggregation(trainer, mask, tokens)
-    torch.testing.assert_close(by_logprob, -n * inputs["advantages"][:, None] * mask, rtol=1e-4, atol=1e-9)
-    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / tokens)
-
-
-@pytest.mark.parametrize("loss_type", LOSSES)
-def test_the_slopes_are_those_of_trls_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss_type: str) -> None:
-    """What kind balance is told: first-order changes of the entropy by TRL's own gradient, whatever the loss type."""
-    found = []
-    real = trl_loss.slopes
-    monkeypatch.setattr(trl_loss, "slopes", lambda *args: found.append((real(*args), *args)) or found[-1][0])
-    options = {"entropy": EntropyControlConfig(kind="balance", target=9.0), "rollout_func": fixed_rollouts()}
-    trainer = trained(tmp_path, reward=share_of_digits, options=options, num_iterations=2, steps=4, **level(loss_type))
-    assert len(found) == 4 and trainer.method.state_dict()["updates"] == 2
-    for number, (slopes, _, _, inputs, logprobs, entropy) in enumerate(found):
-        mask, tokens = trl_loss.loss_mask(inputs), trl_loss.step_tokens(trainer, inputs)
-        advantages = inputs["advantages"][:, None] * trl_loss.aggregation(trainer, mask, tokens) * tokens
-        weights = inputs["aer_coef"] * (logprobs - inputs["old_per_token_logps"]).exp()
-        expected = entropy_slopes(logprobs, entropy, advantages=advantages, weights=weights, loss_mask=mask)
-        torch.testing.assert_close(slopes.bonus, expected.bonus)
-        if number % 2 == 0:  # the policy has not moved since it sampled: ratios are 1
-            torch.testing.assert_close(slopes.policy, expected.policy, rtol=1e-4, atol=1e-6)
-
-
-def test_weight_and_shift_act_on_the_advantages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"method": CustomConfig(weight=0.5, shift=0.25), "rollout_func": fixed_rollouts()}
-    trainer = make(tmp_path, steps=1, reward=share_of_digits, options=options)
-    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
-    batch = trainer.method.seen[0]
-    assert by_entropy is None
-    flat = inputs["advantages"][mask.bool()]
-    torch.testing.assert_close(flat.sort().values, 0.5 * (batch.advantages + 0.25).sort().values)
-    torch.testing.assert_close(by_logprob, -inputs["advantages"] * mask / mask.sum(), rtol=1e-5, atol=1e-9)
-
-
-def test_divergence_and_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a policy that has moved: |k1| pulls each token back, with TRL's aggregation; bounds of 0 clip what moved the right way."""
-    for coef, clip in ((3.0, None), (None, 0.0)):
-        config = CustomConfig(divergence=coef, clip=clip)
-        losses, seen = [], []
-        real, added = GRPOTrainer._compute_loss, trl_loss.added
-
-        def compute(self, model, inputs, real=real, seen=seen):
-            seen.append((self.epsilon_low, self.epsilon_high))
-            return real(self, model, inputs)
-
-        def watched(trainer, loss, scale, inputs, logprobs, entropy, added=added, losses=losses):
-            found = added(trainer, loss, scale, inputs, logprobs, entropy)
-            mask = trl_loss.loss_mask(inputs)
-            losses.append((found - loss, ((logprobs - inputs["old_per_token_logps"]).abs() * mask).sum(1), mask.sum(1)))
-            return found
-
-        with monkeypatch.context() as patch:
-            patch.setattr(GRPOTrainer, "_compute_loss", compute)
-            patch.setattr(trl_loss, "added", watched)
-            trainer = trained(tmp_path, steps=4, options={"method": config}, loss_type="grpo", num_iterations=4)
-        assert seen == [(0.2, 0.2) if clip is None else (clip, clip)] * 4 and (trainer.epsilon_low, trainer.epsilon_high) == (0.2, 0.2)
-        for found, distance, count in losses:
-            expected = 0.0 if coef is None else coef * (distance / count.clamp(min=1)).mean()
-            torch.testing.assert_close(found, torch.as_tensor(expected).expand_as(found))
-        assert losses[0][1].sum() == 0 < losses[-1][1].sum()
-
-
-def test_the_bonus_is_not_weighed_by_importance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With vLLM's log-probs: the policy term has TRL's importance weights, the bonus and what is held have not; surplus needs no pass."""
-    options = {"entropy": FIXED, "rollout_func": fixed_rollouts(with_logprobs=True)}
-    trainer = pretend_vllm(make(tmp_path, steps=1, reward=share_of_digits, options=options))
-    by_logprob, by_entropy, mask, inputs = one_loss(trainer, monkeypatch)
-    ratio = inputs["importance_sampling_ratio"]
-    assert not torch.allclose(ratio, torch.ones_like(ratio))
-    torch.testing.assert_close(by_logprob, -(ratio * inputs["advantages"][:, None] * mask) / mask.sum(), rtol=1e-4, atol=1e-9)
-    torch.testing.assert_close(by_entropy, -FIXED.coef * mask / mask.sum())
-    passes = []
-    real = GRPOTrainer._get_per_token_logps_and_entropies
-    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self, *a, **k: passes.append(1) or real(self, *a, **k))
-    options["entropy"] = ACTIVE
-    trainer = pretend_vllm(make(tmp_path, steps=2, reward=share_of_digits, options=options))
-    trainer.train()
-    assert len(passes) == 4 and logged(trainer, "aer/coef")[1] > 0, "the pass for the old log-probs, and the loss's"
-    trainer = pretend_vllm(make(tmp_path, steps=2, reward=share_of_digits, options=options, vllm_importance_sampling_correction=False))
-    trainer.train()
-    assert len(passes) == 6 and logged(trainer, "aer/coef")[1] > 0, "the loss's alone"
 
 
 # one update a batch of rollouts, whatever the cuts
@@ -336,6 +136,24 @@ def test_one_update_a_batch_of_rollouts(
         assert found.tokens == sum(count for _, count in part)
         assert found.entropy == pytest.approx(sum(total for total, _ in part), rel=1e-4)
         assert found.unsolved is not None and found.responses == len(part) * ROWS * trainer.args.steps_per_generation
+
+
+@pytest.mark.parametrize("solved", [0, 1, 2])
+def test_what_is_held_is_a_mean_over_the_batches_of_an_update(tmp_path: Path, solved: int) -> None:
+    """Two batches of rollouts for one optimizer step, of which the last `solved` are solved and tell nothing."""
+    calls: list[int] = []
+
+    def reward(completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        return [float(len(calls) > 2 - solved)] * len(completions)
+
+    changes = {"steps_per_generation": 1, "gradient_accumulation_steps": 2, "beta": 0.001}
+    trainer = trained(tmp_path, steps=1, reward=reward, options={"method": TARGETS}, **changes)
+    assert len(calls) == 2
+    if solved == 2:
+        assert trainer.method.state_dict()["updates"] == 0
+    else:
+        assert logged(trainer, "aer/controlled") == pytest.approx([1.0], rel=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"entropy": ACTIVE}, {"method": TARGETS}])
@@ -474,140 +292,21 @@ def test_lora_and_the_head_of_aer(tmp_path: Path) -> None:
     torch.testing.assert_close(found["trl"], found["aer"], rtol=0, atol=1e-5)
 
 
-def lora(**options: Any) -> Any:
-    peft = pytest.importorskip("peft", reason="PEFT is not installed")
-    return peft.LoraConfig(**({"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | options))
-
-
-@pytest.mark.parametrize(
-    ("kept", "beta", "head"),
-    [("reference model", 0.04, "trl"), ("adapters off", 0.0, "aer"), ("adapters off", 0.04, "trl"), ("copy", 0.04, "trl")],
-)
-def test_the_first_policys_entropies(tmp_path: Path, kept: str, beta: float, head: str) -> None:
-    """After two steps they are those of a policy that does not learn; that of an adapter is not its base model."""
-    found = []
-    for rate in (1e-2, 0.0):
-        options = {"method": CustomConfig(needs_entropy=True, compares=True), "head": head, "rollout_func": fixed_rollouts()}
-        torch.manual_seed(0)
-        start = None
-        if kept == "copy":
-            start = pytest.importorskip("peft", reason="PEFT is not installed").get_peft_model(model(), lora(init_lora_weights=False))
-        elif kept == "adapters off":
-            options["peft_config"] = lora(init_lora_weights=True)
-        trainer = trained(tmp_path, reward=share_of_digits, start=start, options=options, beta=beta, learning_rate=rate, temperature=0.7)
-        found.append([tokens for tokens in trainer.method.seen if isinstance(tokens, TokenBatch)][-1])
-    torch.testing.assert_close(found[0].reference_entropy, found[1].entropy, rtol=1e-4, atol=1e-5)
-    assert (found[0].entropy - found[0].reference_entropy).abs().max() > 1e-2
-
-
-def with_bias(module: Any) -> Any:
-    module.model.layers[0].self_attn.q_proj.bias = torch.nn.Parameter(torch.zeros(module.model.layers[0].self_attn.q_proj.out_features))
-    return module
-
-
-def adapted(*names: str, **options: Any) -> Any:
-    """A model with adapters; the last one is trained."""
-    peft = pytest.importorskip("peft", reason="PEFT is not installed")
-    torch.manual_seed(1)  # TRL sets the seed of its options before it makes a copy
-    found = peft.get_peft_model(model(), lora(init_lora_weights=False, **options))
-    for name in names:
-        found.add_adapter(name, lora(init_lora_weights=False))
-        found.set_adapter(name)
-    return found
-
-
-def changed() -> Any:
-    found = model()
-    torch.nn.init.normal_(found.model.layers[0].mlp.up_proj.weight, std=0.3)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("start", "given", "beta", "message"),
-    [
-        (
-            changed,
-            None,
-            0.04,
-            r"model must be as '.*countdown_policy' holds it for a method that compares .* TRL loads that policy from there",
-        ),
-        (model, {"init_lora_weights": "pissa"}, 0.0, r"the adapter must be a LoRA that begins as nothing \(init_lora_weights=True\)"),
-        (model, {"init_lora_weights": False}, 0.04, "the adapter must be a LoRA that begins as nothing"),
-        (adapted, None, 0.0, "the adapter must be a LoRA that begins as nothing"),
-        (lambda: with_bias(model()), {"bias": "all"}, 0.0, "model must train one adapter and nothing else .*q_proj.base_layer.bias beside"),
-        (lambda: adapted(target_modules=["embed_tokens"]), None, 0.04, "got one whose copy lacks .*embed_tokens.lora_embedding_A"),
-        (lambda: adapted("mine"), None, 0.04, "model must have an adapter that TRL copies whole .* got one whose copy lacks .*lora_A.mine"),
-    ],
-)
-def test_another_first_policy_is_refused(tmp_path: Path, start: Any, given: Any, beta: float, message: str) -> None:
-    """What TRL would compare with is not what the run begins with, or does not stay so."""
-    options = {"method": CustomConfig(compares=True), "peft_config": lora(**given) if given else None}
-    with pytest.raises(ValueError, match=message):
-        make(tmp_path, start=start(), options=options, beta=beta)
-
-
-def test_how_the_adapter_was_made_does_not_matter(tmp_path: Path) -> None:
-    """An adapter that begins as nothing, given with the model or by the place of peft_config among the arguments."""
-    peft = pytest.importorskip("peft", reason="PEFT is not installed")
-
-    class ByPlace(AERGRPOTrainer):
-        def __init__(self, model, reward_funcs, args, train_dataset, eval_dataset, processing_class, method, peft_config):
-            given = (model, reward_funcs, args, train_dataset, eval_dataset, processing_class, None, None, (None, None), None, peft_config)
-            super().__init__(*given, method=method)
-
-    method = CustomConfig(compares=True)
-    make(tmp_path, cls=ByPlace, options={"method": method, "peft_config": lora()})
-    make(tmp_path, start=peft.get_peft_model(model(), lora()), options={"method": method})
-
-
-@pytest.mark.parametrize("kept", ["reference model", "adapters off", "copy"])
-def test_resumed_runs_compare_with_the_same_policy(tmp_path: Path, kept: str) -> None:
-    """Entropies of both policies are those of a run that was not cut; a run that began elsewhere is not gone on with."""
-
-    def run(resumed: bool, start: Any = None) -> list[TokenBatch]:
-        torch.manual_seed(0)
-        options: dict[str, Any] = {"method": CustomConfig(needs_entropy=True, compares=True), "rollout_func": fixed_rollouts()}
-        if kept == "adapters off":
-            options["peft_config"] = lora()
-        start = adapted() if kept == "copy" and start is None else start
-        saved = {"save_strategy": "steps", "save_steps": 2, "beta": 0.04, "learning_rate": 1e-2}
-        trainer = make(tmp_path, steps=4, reward=share_of_digits, start=start, options=options, **saved)
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if resumed else None)
-        return [tokens for tokens in trainer.method.seen if isinstance(tokens, TokenBatch)]
-
-    whole, second = run(False), run(True)
-    for one, other in zip(whole[2:], second, strict=True):
-        torch.testing.assert_close(one.entropy, other.entropy, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(one.reference_entropy, other.reference_entropy, rtol=1e-4, atol=1e-5)
-    if kept != "copy":  # TRL's copy comes from the checkpoint
-        moved = changed()
-        moved.save_pretrained(tmp_path / "moved")
-        with pytest.raises(ValueError, match=r"model must be the one that the run of .*checkpoint-2 began with, got another"):
-            run(True, type(moved).from_pretrained(tmp_path / "moved", dtype=torch.float32))
-
-
-def test_targets_for_each_token(tmp_path: Path) -> None:
-    """The first policy is at 1 in its own units; a target above that asks for a bonus."""
-    trainer = trained(tmp_path, options={"method": TARGETS}, beta=0.001)
-    assert logged(trainer, "aer/controlled")[0] == pytest.approx(1.0, rel=1e-4) and logged(trainer, "aer/coef")[-1] > 0
-
-
-@pytest.mark.parametrize("solved", [0, 1, 2])
-def test_what_is_held_is_a_mean_over_the_batches_of_an_update(tmp_path: Path, solved: int) -> None:
-    """Two batches of rollouts for one optimizer step, of which the last `solved` are solved and tell nothing."""
-    calls: list[int] = []
-
-    def reward(completions: list[str], **_: Any) -> list[float]:
-        calls.append(len(completions))
-        return [float(len(calls) > 2 - solved)] * len(completions)
-
-    changes = {"steps_per_generation": 1, "gradient_accumulation_steps": 2, "beta": 0.001}
-    trainer = trained(tmp_path, steps=1, reward=reward, options={"method": TARGETS}, **changes)
-    assert len(calls) == 2
-    if solved == 2:
-        assert trainer.method.state_dict()["updates"] == 0
-    else:
-        assert logged(trainer, "aer/controlled") == pytest.approx([1.0], rel=1e-4)
+def test_the_example_of_a_method_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of docs/methods.md, given to the trainer as the page says."""
+    codes = re.findall(r"```python\n(.*?)```", (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(), re.DOTALL)
+    (tmp_path / "my_module.py").write_text(next(code for code in codes if code.startswith("# my_module.py")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    base = make(tmp_path / "run")
+    scope = {"model": model(), "accuracy_reward": correct, "args": base.args, "dataset": base.train_dataset}
+    exec(next(code for code in codes if code.startswith("# in TRL\n")), scope)
+    share, expected = 0.0, []
+    for entropy in logged(scope["trainer"], "entropy"):
+        share = max(0.0, share + (0.05 if entropy < 0.25 else -0.05))
+        expected.append(share)
+    assert len(expected) == 3 and scope["trainer"].method.status()["share"] == pytest.approx(expected[-1]) and expected[-1] > 0
+    assert logged(scope["trainer"], "aer/controlled") == pytest.approx(logged(scope["trainer"], "entropy"), rel=1e-3)
 
 
 def test_a_trainer_of_ones_own(tmp_path: Path) -> None:

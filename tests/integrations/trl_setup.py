@@ -4,22 +4,76 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer import utils as trl_utils
 
+from aer_kernels import EntropyControlConfig
+from aer_kernels.integrations import trl_loss
 from aer_kernels.integrations.trl import AERGRPOTrainer
+from aer_kernels.methods import Stateless, TokenBatch, TokenTerms, method_class
 from aer_train.model import COUNTDOWN_POLICY
 from aer_train.tasks import task
 from aer_train.tasks.prompts import make_prompts
 
 COUNTDOWN = task("countdown")
 GROUP, ROWS = 4, 16
+
+
+FIXED = EntropyControlConfig(kind="fixed", coef=0.05, difficulty="uniform")
+ACTIVE = EntropyControlConfig(target=9.0, quantity="response", surplus=1.0)
+"""Far below its target: the coefficient moves at once. Needs the log-probs of the samples."""
+TARGETS = method_class("token_targets").Config(tau=1.5, forward=0.5)
+"""Compares with the first policy."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_patched():
+    """In every module that imports it."""
+    torch.set_num_threads(1)
+    before = trl_utils._ChunkedLogProbFunction
+    yield
+    assert trl_utils._ChunkedLogProbFunction is before
+
+
+@dataclass(frozen=True)
+class CustomConfig:
+    kind: str = "tests.integrations.trl_setup.Custom"
+    weight: float | None = None
+    shift: float | None = None
+    entropy: float | None = None
+    divergence: float | None = None
+    clip: float | None = None
+    needs_entropy: bool = False
+    compares: bool = False
+
+
+class Custom(Stateless):
+    """The same terms for every token."""
+
+    Config = CustomConfig
+
+    def __init__(self, config: CustomConfig) -> None:
+        self.config, self.needs_entropy, self.seen = config, config.needs_entropy, list[Any]()
+        self.also_needs = frozenset({"reference_entropy"} if config.compares else ())
+
+    def terms(self, tokens: TokenBatch) -> TokenTerms:
+        self.seen.append(tokens)
+        values = {"weight": self.config.weight, "shift": self.config.shift, "entropy_coef": self.config.entropy}
+        values["divergence_coef"] = self.config.divergence
+        given = {name: torch.full_like(tokens.advantages, value) for name, value in values.items() if value is not None}
+        return TokenTerms(**given, clip_low=self.config.clip, clip_high=self.config.clip)
+
+    def update(self, measured: Any) -> None:
+        self.seen.append(measured)
 
 
 def correct(completions: list[str], answer: list[str], **_: Any) -> list[float]:
@@ -116,3 +170,45 @@ def pretend_vllm(trainer: GRPOTrainer) -> GRPOTrainer:
     trainer.use_vllm, trainer._last_loaded_step = True, -1
     trainer.vllm_generation = SimpleNamespace(sync_weights=lambda: None)
     return trainer
+
+
+def lora(**options: Any) -> Any:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    return peft.LoraConfig(**({"r": 4, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | options))
+
+
+def one_loss(trainer: GRPOTrainer, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """The gradients of a trainer's first loss at its log-probs and entropies, its mask, and its inputs."""
+    found: list[Any] = []
+    real = GRPOTrainer._compute_loss
+
+    def compute(self, model, inputs):
+        passes = []
+        make_pass = self._get_per_token_logps_and_entropies
+
+        def kept(*args, **kwargs):
+            passes.append(make_pass(*args, **kwargs))
+            return passes[-1]
+
+        self._get_per_token_logps_and_entropies = kept
+        try:
+            loss = real(self, model, inputs)
+        finally:
+            del self._get_per_token_logps_and_entropies
+        found.append((passes[0], inputs))
+        return loss
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", compute)
+    whole = type(trainer).compute_loss
+
+    def differentiated(self, model, inputs, **kwargs):
+        loss = whole(self, model, inputs, **kwargs)
+        (logprobs, entropy, _), _ = found[0]
+        found.append(torch.autograd.grad(loss, [logprobs, entropy], retain_graph=True, allow_unused=True))
+        return loss
+
+    monkeypatch.setattr(type(trainer), "compute_loss", differentiated)
+    trainer.train()
+    monkeypatch.undo()
+    (_, inputs), (by_logprob, by_entropy) = found[0], found[1]
+    return by_logprob, by_entropy, trl_loss.loss_mask(inputs), inputs
