@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from tensordict import NonTensorStack, TensorDict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,3 +110,26 @@ def worker(config: Any, head: str | None = None) -> Any:
     )
     made.reset()
     return made
+
+
+ROLLOUT = ["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4"]
+
+
+def hydra_composed(*overrides: str) -> Any:
+    """verl's configuration with these overrides, as its main gets it."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", [*ROLLOUT, *overrides])
+
+
+@cache
+def plain_config() -> bytes:
+    return pickle.dumps(hydra_composed())
+
+
+def composed(*overrides: str) -> Any:
+    """The same with overrides of values alone: a copy, for Hydra takes its time."""
+    config = pickle.loads(plain_config())
+    for override in overrides:
+        read = OverridesParser.create().parse_override(override)
+        OmegaConf.update(config, read.key_or_group, read.value(), force_add=read.is_add())
+    return config
