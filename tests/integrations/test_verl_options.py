@@ -25,7 +25,7 @@ from verl.utils.experimental import torch_functional
 from aer_kernels import BELOW_START, EXPLORE_THEN_SETTLE, EntropyControlConfig
 from aer_kernels.integrations import guard, verl_options, verl_trainer, verl_version
 from aer_kernels.integrations import verl as entry
-from aer_kernels.integrations.verl_options import MODES, prepare, read_options
+from aer_kernels.integrations.verl_options import HEAD, MODES, prepare, read_options
 from aer_kernels.integrations.verl_trainer import AERTrainerMixin, registered
 from aer_kernels.methods import ForkingTokensConfig, PositiveAdvantageConfig
 
@@ -70,8 +70,8 @@ def test_a_changed_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         def forward(self, hidden: Any, weight: Any) -> None: ...
 
     before = torch_functional.FusedLinearForPPO
-    from aer_kernels.integrations import verl_head  # puts itself in verl's place
-
+    monkeypatch.delitem(sys.modules, HEAD, raising=False)  # whichever test was first
+    verl_head = importlib.import_module(HEAD)  # puts itself in verl's place
     assert torch_functional.FusedLinearForPPO is verl_head.AERLinearForPPO
     try:
         torch_functional.FusedLinearForPPO = Other
