@@ -23,6 +23,7 @@ from study.reach import reach_table
 from study.real.results import real_table, save_training
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
+from study.temperatures import temperature_table
 from study.tiers import tier_table
 from study.verdicts import save_verdicts
 
@@ -50,8 +51,9 @@ def table(records: Sequence[Record], kind: str) -> str:
 
     Args:
         kind: control, held (the same without a row for each place), outcomes, validation (the same on those prompts), generalization,
-            tiers, reach, rivals, tuning, places_METHOD (beside plain GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed
-            coefficient that is best at each place),
+            tiers, reach, rivals, tuning, temperatures or temperatures_METHOD (test prompts sampled at each, and what METHOD lacks there),
+            places_METHOD (beside plain GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed coefficient that is best at
+            each place),
             chance_METHOD (what others hold of its target), against_METHOD, or against_fixed, on test prompts where there are any. The best
             fixed coefficient is so on validation, at the places that all of them share.
     """
@@ -71,6 +73,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return rivals.rivals_table(records)
     if kind == "tuning":
         return rivals.tuning_table(records)
+    if kind == "temperatures" or kind.startswith("temperatures_"):
+        return temperature_table(records, "test", kind.removeprefix("temperatures").removeprefix("_") or None)
     if kind.startswith("places_"):
         return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
     if kind.startswith("tuned_"):

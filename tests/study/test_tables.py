@@ -19,10 +19,31 @@ from study.reach import reach_table
 from study.records import by_place, read_records, write_records
 from study.statistics import estimate, t_cdf, t_quantile
 from study.tables import best_method, control_table, difference_cell, generalization_table, outcome_table, paired_table
+from study.temperatures import temperature_table
 from study.tiers import tier_table
 from tests.study.samples import record
 
 HARD = measured("test", "hard pass@1")
+
+
+def test_temperature_table():
+    """At .7 AER solves all of a hard prompt's samples, at 1 half of them; one greedy response has no pass@16, and validation no column."""
+
+    hard = {"aer": {"test": [2, 2], "test at 0.7": [4, 4], "test at 0": [4, 0]}}
+    hard["grpo"] = {split: [0, 0] for split in hard["aer"]}
+    runs = []
+    for method in ("grpo", "aer"):
+        splits = {split: {"hard": right, "easy": [4, 0]} for split, right in hard[method].items()}
+        made = [record(method, seed, hard=(0, 0), easy=(4, 0)) for seed in (0, 1)]
+        runs += [run | {"right": {"validation": run["right"]["validation"]} | splits} for run in made]
+    head, _, *rows = temperature_table(runs, "test").splitlines()
+    assert head == "| method | measure | at 0 | at 0.7 | at 1 |"
+    assert rows[3] == "| aer | hard pass@1 | 0.500 | 1.000 | 0.500 |"
+    assert rows[4] == "|  | hard pass@16 |  | 1.000 | 1.000 |"
+    assert rows[5] == "|  | easy pass@1 | 0.500 | 0.500 | 0.500 |"
+    head, _, *rows = temperature_table(runs, "test", "grpo").splitlines()
+    assert head.startswith("| method - grpo |") and len(rows) == 3
+    assert rows[0].replace("**", "") == "| aer | hard pass@1 | +0.500 ± 0.000 | +1.000 ± 0.000 | +0.500 ± 0.000 |"
 
 
 def test_tier_table():
