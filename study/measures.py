@@ -48,8 +48,9 @@ def solved(split: str, tier: str, k: int) -> Number:
 
 
 def end(record: Record, curve: str) -> float:
-    """Return the mean of a curve over its last steps."""
-    return average([value for value in record["curves"][curve][-LAST:] if value is not None])
+    """Return the mean of a curve over its last steps, NaN where it has no value there."""
+    values = [value for value in record["curves"][curve][-LAST:] if value is not None]
+    return average(values) if values else math.nan
 
 
 def kept(record: Record) -> float:

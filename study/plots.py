@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ def step_responses(records: Sequence[Record], path: Path) -> None:
     lines: list[tuple[str, Line, bool]] = []
     for setting in settings:
         lines.append((f"{setting}: entropy / target", relative, True))
-        lines.append((f"{setting}: coefficient", lambda record: record["curves"]["coef"], False))
+        lines.append((f"{setting}: coefficient", coefficient, False))
 
     def panel(axes: Axes, row: int, column: int) -> None:
         title, line, banded = lines[row]
@@ -55,7 +56,8 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
             members = [r for r in runs if r["method"] == method and r["diverged"] is None]
             if not members:
                 continue
-            style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linestyle": STYLES[index // len(COLORS)], "linewidth": 1.3}
+            style: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linewidth": 1.3}
+            style["linestyle"] = STYLES[index // len(COLORS) % len(STYLES)]
             style["label"] = method
             if column < 2:
                 tier = ("hard", "easy")[column]
@@ -65,7 +67,7 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
                 axes.set_xscale("log", base=2)
                 axes.set_title(f"{title}: pass@k, {tier}", fontsize=8)
             else:
-                curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else r["curves"]["coef"] for r in members]
+                curves = [trailing_mean(r["curves"]["entropy"], SPAN) if column == 2 else coefficient(r) for r in members]
                 axes.plot([sum(step) / len(step) for step in zip(*curves, strict=True)], **style)
                 axes.set_title(f"{title}: {'entropy, nats a token' if column == 2 else 'coefficient'}", fontsize=8)
                 if column == 2:  # what explodes leaves the panel, so that the others can be told apart
@@ -79,6 +81,11 @@ def relative(record: Record) -> list[float]:
     smoothed = trailing_mean(record["curves"]["controlled"], SPAN)
     targets = record["curves"]["target"] if has_target(record) else smoothed[:1] * len(smoothed)
     return [value / target for value, target in zip(smoothed, targets, strict=True)]
+
+
+def coefficient(record: Record) -> list[float]:
+    """Return the coefficient of a run, NaN at the steps that have none: those of a method that moves something else."""
+    return [math.nan if value is None else value for value in record["curves"]["coef"]]
 
 
 def grid(rows: int, columns: int, panel: Callable[[Axes, int, int], None], path: Path) -> None:

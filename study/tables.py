@@ -32,10 +32,12 @@ def _control_row(name: str, label: str, members: Sequence[Record], phase: str) -
     found = [response_of(record, phases(record)[phase]) for record in members if phase in phases(record)]
     reached = sorted(r.reached for r in found if r.reached is not None)
     shares = [r.in_band for r in found]
+    coefs = [coef for coef in (end(record, "coef") for record in members) if not math.isnan(coef)]  # what moves something else has none
+    coef = f"{average(coefs):.3g}" if coefs else "-"
     return (
         f"| {name} | {label} | {sum(map(holds, found))} of {len(found)} | {average(shares):.2f}, {min(shares):.2f} "
         f"| {max(r.largest for r in found):.2f} | {min(r.smallest for r in found):.2f} "
-        f"| {reached[len(reached) // 2] if reached else '-'} | {average([end(record, 'coef') for record in members]):.3g} |"
+        f"| {reached[len(reached) // 2] if reached else '-'} | {coef} |"
     )
 
 

@@ -1,5 +1,6 @@
 """From records to figures: what is drawn is what was recorded."""
 
+import numpy as np
 import pytest
 
 from study import forest, plots, verdicts
@@ -45,6 +46,19 @@ def test_curves_are_drawn_as_they_were_recorded(drawn, tmp_path):
     over_target, coefficients = drawn[1].axes
     assert [list(line.get_ydata()) for line in over_target.lines] == [pytest.approx([2.0, 1.5, 4 / 3])] * 2 and len(coefficients.lines) == 2
     assert over_target.patches[0].get_extents().transformed(over_target.transData.inverted()).intervaly == pytest.approx([0.8, 1.2])
+
+
+def test_figures_of_more_methods_than_styles_some_without_a_coefficient(drawn, tmp_path):
+    """As in the matrix of every method: 25 lines, of which every second one moves no coefficient; some steps of the others have none."""
+    records = [record(f"method{i}", 0, [1, 1], [4, 4]) for i in range(25)]
+    for each in records[::2]:
+        each["curves"] |= {"coef": [None] * 3}
+    records[1]["curves"] |= {"coef": [None, 0.2, 0.3]}
+    plots.outcomes(records, "test", tmp_path / "outcomes.png")
+    plots.step_responses(records, tmp_path / "control.png")
+    coefficients = drawn[0].axes[3].lines
+    assert [bool(np.isnan(line.get_ydata()).all()) for line in coefficients] == [i % 2 == 0 for i in range(25)]
+    assert list(coefficients[1].get_ydata()[1:]) == [0.2, 0.3] and len(drawn[1].axes) == 50
 
 
 def test_what_each_run_found_is_drawn(drawn, tmp_path):

@@ -118,6 +118,14 @@ def test_tables_from_records():
     )
 
 
+def test_what_moves_no_coefficient_has_none_in_the_table():
+    """As STARE and MAI's clip, which hold a target by other means; beside AER with a coefficient of .1."""
+    ours, other = (record(method, 0, [0, 0], [0, 0], entropy=[1.0] * 30) for method in ("aer", "stare"))
+    other["curves"] |= {"coef": [None] * 30}
+    rows = control_table([ours, other]).splitlines()[2:]
+    assert [row.split(" | ")[-1] for row in rows] == ["0.1 |", "0.1 |", "- |", "- |"]
+
+
 def test_a_matrix_of_which_every_run_failed_has_a_table_without_rows_and_no_figure(tmp_path):
     write_figures([], tmp_path, "quick")
     assert not list(tmp_path.iterdir())
