@@ -15,7 +15,7 @@ import pytest
 from aer_train.rollout import server_process
 from aer_train.rollout.http import call
 from aer_train.rollout.server_process import ServerProcess, private_folder, wait_until_healthy
-from tests.train.test_vllm_server import serve
+from tests.train.test_vllm_process import serve
 
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 
