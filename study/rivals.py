@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from study.failures import REFERENCE, failures, found
-from study.intervals import mean
+from study.failures import failures, found
+from study.intervals import difference_of_runs, mean
 from study.measures import SHOWN, kept, measured
-from study.records import Record, by_place
-from study.tables import by_method, difference_cell
+from study.records import Record
+from study.tables import by_method, difference_cell, shown
 
 OURS = "aer_uniform_clock"
 """AER, in the form that the others are compared with."""
@@ -59,7 +58,7 @@ def tuning_table(tuning: Sequence[Record]) -> str:
 
 def rivals_table(records: Sequence[Record]) -> str:
     """One row a method, those that fail least first; among them those that solve most of the hard prompts."""
-    heads = ["method", "settings failed", "runs that found", *SHOWN, "entropy kept", "CPU", "hard pass@1 - AER's"]
+    heads = ["method", "settings failed", "runs that found", *SHOWN, "entropy kept", "hard pass@1 - AER's, over settings", "over pairs"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     return (
         "\n".join(lines + [row for _, row in sorted((_rank(records, method), _row(records, method)) for method in _methods(records))])
@@ -70,17 +69,6 @@ def rivals_table(records: Sequence[Record]) -> str:
 def order(records: Sequence[Record]) -> list[str]:
     """Return the methods in the order of the table's rows."""
     return sorted(_methods(records), key=lambda method: _rank(records, method))
-
-
-def training_cpu(records: Sequence[Record], method: str) -> float:
-    """Return the CPU seconds of a step, sampling included, as a multiple of plain GRPO's: the mean over places of the ratio of means;
-    NaN where no run has been timed from its beginning to its end."""
-    ratios = []
-    for members in by_place(records).values():
-        ours, theirs = ([r["training_cpu"] for r in members if r["method"] == name and "training_cpu" in r] for name in (method, REFERENCE))
-        if ours and theirs:
-            ratios.append(fmean(ours) / fmean(theirs))
-    return fmean(ratios) if ratios else math.nan
 
 
 def _methods(records: Sequence[Record]) -> list[str]:
@@ -96,6 +84,10 @@ def _row(records: Sequence[Record], method: str) -> str:
     runs, verdicts = [record for record in records if record["method"] == method], failures(records, method)
     cells = [label(method), f"{sum(verdicts.values())} of {len(verdicts)}", f"{sum(map(found, runs))} of {len(runs)}"]
     cells += [f"{mean(runs, measured('test', name)).mean:.3f}" for name in SHOWN]
-    cells += [f"{fmean(map(kept, runs)):.2f}", f"{training_cpu(records, method):.2f}"]
-    cells.append("" if method == OURS else difference_cell(records, measured("test", "hard pass@1"), method, OURS))
+    cells.append(f"{fmean(map(kept, runs)):.2f}")
+    number = measured("test", "hard pass@1")
+    if method == OURS:
+        cells += ["", ""]
+    else:
+        cells += [difference_cell(records, number, method, OURS), shown(difference_of_runs(records, number, method, OURS), "+")]
     return f"| {' | '.join(cells)} |"

@@ -16,10 +16,10 @@ from study.failures import fails, failures, found
 from tests.study.samples import record
 
 
-def run(method, hard, easy, seed=0, setting="tiny", cpu=10.0):
+def run(method, hard, easy, seed=0, setting="tiny"):
     """4 samples of 100 prompts: `hard` and `easy` of 100 are solved always."""
     right = [[4] * count + [0] * (100 - count) for count in (hard, easy)]
-    return record(method, seed, *right, setting=setting) | {"training_cpu": cpu}
+    return record(method, seed, *right, setting=setting)
 
 
 @pytest.mark.parametrize(
@@ -66,21 +66,22 @@ def test_the_tuned_value_is_the_better_candidate():
 
 
 def test_table_and_figure(tmp_path, monkeypatch):
-    """The methods that fail least first, then those that solve most; differences to AER over settings; CPU beside GRPO's."""
+    """The methods that fail least first, then those that solve most; differences to AER over settings and over pairs."""
     records = [
         one
-        for setting, cpu in (("a", 10.0), ("b", 20.0), ("c", 30.0))
+        for setting in "abc"
         for one in (
-            run("grpo", 0, 80, setting=setting, cpu=cpu),
-            run("aer_uniform_clock", 30, 80, setting=setting, cpu=1.5 * cpu),
-            run("stare", 40 if setting == "a" else 0, 80, setting=setting, cpu=1.2 * cpu),
-            run("stare_1", 33, 80, setting=setting, cpu=1.2 * cpu),
+            run("grpo", 0, 80, setting=setting),
+            run("aer_uniform_clock", 30, 80, setting=setting),
+            run("stare", 40 if setting == "a" else 0, 80, setting=setting),
+            run("stare_1", 33, 80, setting=setting),
         )
     ]
     assert rivals.order(records) == ["stare_1", "aer_uniform_clock", "stare", "grpo"]
     rows = rivals.rivals_table(records).splitlines()
-    assert rows[2] == "| stare, tuned (stare_1) | 0 of 3 | 3 of 3 | 0.330 | 0.330 | 0.800 | 0.67 | 1.20 | **+0.030 ± 0.000** |"
-    assert rows[3].startswith("| AER | 0 of 3 | 3 of 3 | 0.300 |") and rows[3].endswith("| 1.50 |  |")
+    assert rows[2] == "| stare, tuned (stare_1) | 0 of 3 | 3 of 3 | 0.330 | 0.330 | 0.800 | 0.67 | **+0.030 ± 0.000** | +0.030 ± 0.000 |"
+    assert rows[3].startswith("| AER | 0 of 3 | 3 of 3 | 0.300 |") and rows[3].endswith("| 0.67 |  |  |")
+    assert rows[4].endswith("| -0.167 ± 0.574 | -0.167 ± 0.574 |"), "a run a setting: the same units"
     assert rows[4].startswith("| stare | 2 of 3 | 1 of 3 | 0.133 |") and rows[5].startswith("| GRPO | 3 of 3 | 0 of 3 |")
     figures = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
