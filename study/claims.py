@@ -34,6 +34,7 @@ class Where:
 
 
 TWELVE = Where("all twelve", "allocation+robust_again+advantage_again")
+AGAIN = Where("all twelve, other seeds", "temperature+temperature_robust+temperature_advantage")
 UNDECIDED = Where("the six in which its form was not decided", "robust_again+advantage_again")
 UNNAMED = Where(
     "the four that no step of its history names",
@@ -89,6 +90,9 @@ Claim = tuple[str, str, str, Where]
 CLOCK = "aer_uniform_clock"
 """AER on the page: EXPLORE_THEN_SETTLE of the library, and the preset `countdown` of the trainer. AER-full there is `aer`."""
 
+TOKENS = "token_targets_lower"
+"""AER with a target of its own for each token."""
+
 CLAIMS: dict[str, list[Claim]] = {
     "main": [
         ("AER - plain GRPO", CLOCK, "grpo", TWELVE),
@@ -96,6 +100,11 @@ CLAIMS: dict[str, list[Claim]] = {
         ("AER - a fixed 0.1", CLOCK, "fixed10", TWELVE),
         ("AER - a fixed 0.3", CLOCK, "fixed30", TWELVE),
         ("AER - the best of these three at each setting, by validation", CLOCK, TUNED, TWELVE),
+    ],
+    "again": [
+        ("AER - plain GRPO", CLOCK, "grpo", AGAIN),
+        ("targets for each token - plain GRPO", TOKENS, "grpo", AGAIN),
+        ("targets for each token - AER", TOKENS, CLOCK, AGAIN),
     ],
     "aer": [
         *(("AER - plain GRPO", CLOCK, "grpo", where) for where in (UNDECIDED, UNNAMED, ONE_KIND, KINDS, MIXES, LONG)),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from study import forest, plots, rivals
 from study.chance import chance_table
-from study.claims import ALL_KINDS, CLOCK, NINE, TWELVE, UNSEEN, Runs, Where, claims_table
+from study.claims import AGAIN, ALL_KINDS, CLOCK, NINE, TOKENS, TWELVE, UNSEEN, Runs, Where, claims_table
 from study.conditions import start_table
 from study.control import has_target
 from study.dots import save_dots
@@ -43,6 +43,9 @@ BESIDE = ("grpo", "fixed03", "fixed10")
 DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", CLOCK: "AER"}
 """The panels of the figure that the page opens with."""
 
+DRAWN_AGAIN = {"grpo": "plain GRPO"} | {CLOCK: "AER", TOKENS: "a target a token"}
+"""The same with other seeds, beside higher temperatures of sampling."""
+
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,8 +55,8 @@ def table(records: Sequence[Record], kind: str) -> str:
     Args:
         kind: control, held (the same without a row for each place), outcomes, validation (the same on those prompts), generalization,
             tiers, reach, rivals, tuning, temperatures or temperatures_METHOD (test prompts sampled at each, and what METHOD lacks there),
-            places_METHOD (beside plain GRPO and the best fixed coefficient), tuned_METHOD (beside the fixed coefficient that is best at
-            each place),
+            places_METHOD (beside plain GRPO and the best fixed coefficient), beside_METHOD (beside plain GRPO and AER), tuned_METHOD
+            (beside the fixed coefficient that is best at each place),
             chance_METHOD (what others hold of its target), against_METHOD, or against_fixed, on test prompts where there are any. The best
             fixed coefficient is so on validation, at the places that all of them share.
     """
@@ -77,6 +80,8 @@ def table(records: Sequence[Record], kind: str) -> str:
         return temperature_table(records, "test", kind.removeprefix("temperatures").removeprefix("_") or None)
     if kind.startswith("places_"):
         return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
+    if kind.startswith("beside_"):
+        return places_table(records, "test", kind.removeprefix("beside_"), ("grpo", CLOCK))
     if kind.startswith("tuned_"):
         return places_table([*records, *tuned(records)], "test", kind.removeprefix("tuned_"), (TUNED,))
     if kind.startswith("chance_"):
@@ -135,6 +140,7 @@ def _write_differences(runs: Runs) -> None:
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.save_forest(rows, "test", FIGURES / "places.png")
     forest.save_forest(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
+    save_verdicts(AGAIN.records(runs), DRAWN_AGAIN, FIGURES / "again.png")
     save_verdicts(beside := [*twelve, *tuned(twelve)], DRAWN, FIGURES / "verdicts.png")
     forest.save_forest(forest.by_places(beside, CLOCK, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
 
