@@ -41,7 +41,7 @@ BAND = 0.2
 
 @dataclass(frozen=True)
 class TokenTargetsConfig(ControlledConfig):
-    """Options of targets for each token."""
+    """Options of targets for each token. The defaults, but for the target's schedule, are those that held it in the study."""
 
     BOUND: ClassVar[str | None] = "max_coef"
     SPEED: ClassVar[str | None] = "kp"
@@ -52,7 +52,7 @@ class TokenTargetsConfig(ControlledConfig):
     """Target of every token, as a share of the initial policy's entropy in the same place, > 0."""
     ema: float = 0.5
     """Weight of the past in the smoothed h, in [0, 1)."""
-    rho: float = 1.0
+    rho: float = 0.5
     """Accuracy, in (0, 1], from which on a prompt counts as solved and is not held."""
     floor: float = 0.05
     """Nats, > 0: where the initial policy was surer than this, a token's own target is tau times this."""
@@ -62,14 +62,14 @@ class TokenTargetsConfig(ControlledConfig):
     """Integral gain of an update below the target, >= 0."""
     fall: float = 4.0
     """How many times as fast the integral falls above the target, > 0."""
-    ahead: float = 0.0
+    ahead: float = 8.0
     """By how many updates of its trend h is looked ahead, >= 0."""
-    forward: float = 0.0
+    forward: float = 0.5
     """Share, >= 0, of the coefficient at which policy gradient and bonus cancel that is added. It is less above the target, and
     nothing from 1.2 times it on. It is less the further the target has fallen, and nothing once it is down at tau_end."""
     surplus: float = 1.0
     """A token above its target gets less bonus, and none from (1 + surplus) times it on, > 0."""
-    min_coef: float = 0.0
+    min_coef: float = -0.1
     """Smallest coefficient, <= 0: below 0 it lowers the entropy of tokens above their own target, in full from 1.2 times it on."""
     max_coef: float = 0.6
     """Largest coefficient, >= 0."""

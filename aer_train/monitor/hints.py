@@ -163,6 +163,8 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
         causes.append(f"set {now(f'{own}.tau')} below 1")
     if options.lacks(f"{own}.surplus"):
         causes.append(f"set {now(f'{own}.surplus')} to 1, as prompts that nothing solves may be noise")
+    elif options.moved().kind == "aer":
+        causes.append(f"set {now(f'{own}.kind')} to token_targets, whose coefficient may be negative")
     return f"{what}, which cannot pull it down: {', or '.join(causes)}"
 
 

@@ -112,8 +112,8 @@ LOSSES = {
     entropy_advantage: {},
     forking_tokens: {},
     arm: {"alpha": 0.7},
-    token_targets: {"tau": 0.8, "kp": 0.2, "ki": 0.1, "surplus": 0.5, "floor": 0.3, "ahead": 9.0},
-    token_targets_above: {"kind": "token_targets", "tau": 0.8, "kp": 0.2, "ki": 0.1, "fall": 1.0, "floor": 0.3, "min_coef": -0.1},
+    token_targets: {"tau": 0.8, "kp": 0.2, "ki": 0.1, "surplus": 0.5, "floor": 0.3, "forward": 0.0},
+    token_targets_above: {"kind": "token_targets", "tau": 0.8, "kp": 0.2, "ki": 0.1, "fall": 1.0, "floor": 0.3, "forward": 0.0},
 }
 IN_OTHER_FILES = {"aent", "siren", "clip_cov", "kl_cov", "steer", "erc", "epo", "mai_clip", "entropic", "relax"}
 """test_method_rules, test_method_regulators and test_method_responses."""

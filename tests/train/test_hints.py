@@ -114,7 +114,7 @@ FAR = {"entropy/coef": 0.0, "entropy/initial": 4.3, "entropy/target": 5.2, "entr
     [
         ({}, {"tau": 1.2}, ["optim.lr (now 1e-06)", "method.tau (now 1.2) below 1", "method.surplus (now its default) to 1"]),
         ({}, {"tau": 1.2, "surplus": 1.0}, ["optim.lr", "method.tau"]),
-        ({}, {"tau": 0.4, "surplus": 1.0}, ["optim.lr"]),
+        ({}, {"tau": 0.4, "surplus": 1.0}, ["optim.lr", "method.kind (now aer) to token_targets"]),
         ({"entropy/target": 2.1, "entropy/controlled": 3.5}, {"tau": 1.2, "tau_end": 0.4, "updates": 9}, ["optim.lr", "method.tau"]),
         ({"entropy/coef": 0.01}, {"min_coef": 0.01}, ["optim.lr"]),
     ],

@@ -214,7 +214,7 @@ NEUTRAL: dict[str, tuple[dict[str, Any], ObjectiveConfig]] = {
     "repo_r": ({"start": 0.0}, ObjectiveConfig()),
     "stare": ({"weight": 1.0}, ObjectiveConfig()),
     "steer": ({"least": 1.0}, ObjectiveConfig()),
-    "token_targets": ({"max_coef": 0.0}, ObjectiveConfig()),
+    "token_targets": ({"min_coef": 0.0, "max_coef": 0.0}, ObjectiveConfig()),
 }
 """Options with which each method changes nothing, and the objective that it then leaves."""
 

@@ -49,7 +49,7 @@ def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(name=str(model_folder)),
         data=DataConfig(limit=96),
-        method=TokenTargetsConfig(tau=1.5, min_coef=-0.3),
+        method=TokenTargetsConfig(tau=1.5, rho=1.0, min_coef=-0.3),
         rollout=RolloutConfig(group_size=4, max_new_tokens=6),
         reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
         optim=OptimConfig(lr=1e-2, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
@@ -103,7 +103,7 @@ def test_a_run_starts_at_its_own_entropy(config: TrainConfig) -> None:
 def test_a_penalty_beside_it_is_the_same_penalty(config: TrainConfig, tmp_path: Path) -> None:
     """The pass of the first policy serves both; the pass of the present one, that the method needs, is packed otherwise than GRPO's."""
     found = []
-    for name, method in (("off", EntropyControlConfig(kind="off")), ("neutral", TokenTargetsConfig(max_coef=0.0))):
+    for name, method in (("off", EntropyControlConfig(kind="off")), ("neutral", TokenTargetsConfig(min_coef=0.0, max_coef=0.0))):
         objective = ObjectiveConfig(kl_coef=0.5)
         found.append(train(changed(replace(config, method=method, objective=objective), "run", out=str(tmp_path / name))))
     rows = [[row["policy/kl_ref"] for row in stable_rows(folder)] for folder in found]
