@@ -103,6 +103,7 @@ CLAIMS: dict[str, list[Claim]] = {
     ],
     "again": [
         ("AER - plain GRPO", CLOCK, "grpo", AGAIN),
+        *((f"AER - sampling at {heat / 100:g}", CLOCK, f"hot{heat}", AGAIN) for heat in (115, 130, 150)),
         ("targets for each token - plain GRPO", TOKENS, "grpo", AGAIN),
         ("targets for each token - AER", TOKENS, CLOCK, AGAIN),
     ],

@@ -43,7 +43,8 @@ BESIDE = ("grpo", "fixed03", "fixed10")
 DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", CLOCK: "AER"}
 """The panels of the figure that the page opens with."""
 
-DRAWN_AGAIN = {"grpo": "plain GRPO"} | {CLOCK: "AER", TOKENS: "a target a token"}
+HEATS = {f"hot{heat}": f"sampling at {heat / 100:g}" for heat in (115, 130, 150)}
+DRAWN_AGAIN = {"grpo": "plain GRPO"} | HEATS | {CLOCK: "AER", TOKENS: "a target a token"}
 """The same with other seeds, beside higher temperatures of sampling."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
