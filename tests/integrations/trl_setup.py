@@ -31,7 +31,7 @@ GROUP, ROWS = 4, 16
 FIXED = EntropyControlConfig(kind="fixed", coef=0.05, difficulty="uniform")
 ACTIVE = EntropyControlConfig(target=9.0, quantity="response", surplus=1.0)
 """Far below its target: the coefficient moves at once. Needs the log-probs of the samples."""
-TARGETS = method_class("token_targets").Config(tau=1.5, forward=0.5)
+TARGETS = method_class("token_targets").Config(tau=1.5, rho=1.0)
 """Compares with the first policy."""
 
 
