@@ -164,7 +164,7 @@ def _out_of_reach(row: Row, options: Options) -> str | None:
     if options.lacks(f"{own}.surplus"):
         causes.append(f"set {now(f'{own}.surplus')} to 1, as prompts that nothing solves may be noise")
     elif options.moved().kind == "aer":
-        causes.append(f"set {now(f'{own}.kind')} to token_targets, whose coefficient may be negative")
+        causes.append(f"put token_targets in place of aer in {now('method.kind')}, as its coefficient may be negative")
     return f"{what}, which cannot pull it down: {', or '.join(causes)}"
 
 

@@ -114,7 +114,7 @@ FAR = {"entropy/coef": 0.0, "entropy/initial": 4.3, "entropy/target": 5.2, "entr
     [
         ({}, {"tau": 1.2}, ["optim.lr (now 1e-06)", "method.tau (now 1.2) below 1", "method.surplus (now its default) to 1"]),
         ({}, {"tau": 1.2, "surplus": 1.0}, ["optim.lr", "method.tau"]),
-        ({}, {"tau": 0.4, "surplus": 1.0}, ["optim.lr", "method.kind (now aer) to token_targets"]),
+        ({}, {"tau": 0.4, "surplus": 1.0}, ["optim.lr", "token_targets in place of aer in method.kind (now aer)"]),
         ({"entropy/target": 2.1, "entropy/controlled": 3.5}, {"tau": 1.2, "tau_end": 0.4, "updates": 9}, ["optim.lr", "method.tau"]),
         ({"entropy/coef": 0.01}, {"min_coef": 0.01}, ["optim.lr"]),
     ],
@@ -148,6 +148,13 @@ def test_a_coefficient_that_may_be_negative_can_be_given_more_room(prefix, sever
     assert set(found) == {"explosion"} and found["explosion"].endswith(
         f"the coefficient at -0.050: raise {prefix}.kp (now 0.5), or lower optim.lr (now 1e-06)"
     )
+
+
+def test_another_method_is_named_by_the_option_that_holds_all_of_them():
+    part = method_class("aer").Config(surplus=1.0)
+    config = dataclasses.asdict(TrainConfig(method=together("aer", part)))
+    (hint,) = (hint for hint in hints_of(rows(*[ABOVE | {"entropy/coef": 0.0}] * 6), config) if hint.cause == "out_of_reach")
+    assert "in place of aer in method.kind (now steer+aer)" in hint.text
 
 
 @pytest.mark.parametrize("several", [False, True])
