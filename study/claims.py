@@ -93,6 +93,9 @@ CLOCK = "aer_uniform_clock"
 TOKENS = "token_targets_lower"
 """AER with a target of its own for each token."""
 
+HEATS = {"hot115": "sampling at 1.15", "hot130": "sampling at 1.3", "hot150": "sampling at 1.5"}
+"""Plain GRPO whose rollouts are hotter, in words."""
+
 CLAIMS: dict[str, list[Claim]] = {
     "main": [
         ("AER - plain GRPO", CLOCK, "grpo", TWELVE),
@@ -103,7 +106,7 @@ CLAIMS: dict[str, list[Claim]] = {
     ],
     "again": [
         ("AER - plain GRPO", CLOCK, "grpo", AGAIN),
-        *((f"AER - sampling at {heat / 100:g}", CLOCK, f"hot{heat}", AGAIN) for heat in (115, 130, 150)),
+        *((f"AER - {words}", CLOCK, method, AGAIN) for method, words in HEATS.items()),
         ("targets for each token - plain GRPO", TOKENS, "grpo", AGAIN),
         ("targets for each token - AER", TOKENS, CLOCK, AGAIN),
     ],

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from study import forest, plots, rivals
 from study.chance import chance_table
-from study.claims import AGAIN, ALL_KINDS, CLOCK, NINE, TOKENS, TWELVE, UNSEEN, Runs, Where, claims_table
+from study.claims import AGAIN, ALL_KINDS, CLOCK, HEATS, NINE, TOKENS, TWELVE, UNSEEN, Runs, Where, claims_table
 from study.conditions import start_table
 from study.control import has_target
 from study.dots import save_dots
@@ -43,7 +43,6 @@ BESIDE = ("grpo", "fixed03", "fixed10")
 DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", CLOCK: "AER"}
 """The panels of the figure that the page opens with."""
 
-HEATS = {f"hot{heat}": f"sampling at {heat / 100:g}" for heat in (115, 130, 150)}
 DRAWN_AGAIN = {"grpo": "plain GRPO"} | HEATS | {CLOCK: "AER", TOKENS: "a target a token"}
 """The same with other seeds, beside higher temperatures of sampling."""
 

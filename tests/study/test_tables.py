@@ -28,7 +28,6 @@ HARD = measured("test", "hard pass@1")
 
 def test_temperature_table():
     """At .7 AER solves all of a hard prompt's samples, at 1 half of them; one greedy response has no pass@16, and validation no column."""
-
     hard = {"aer": {"test": [2, 2], "test at 0.7": [4, 4], "test at 0": [4, 0]}}
     hard["grpo"] = {split: [0, 0] for split in hard["aer"]}
     runs = []
