@@ -134,7 +134,8 @@ def write_page() -> None:
 
 
 def _write_differences(runs: Runs) -> None:
-    """Write the figures of differences, AER-full by places and by methods and AER by places, and of what each run of the twelve found, both times."""
+    """Write the figures of differences, AER-full by places and by methods and AER by places, and of what each run of the twelve found in
+    either set."""
     main, twelve, kinds = NINE.records(runs), TWELVE.records(runs), ALL_KINDS.records(runs)
     rows = forest.by_places([*main, *UNSEEN.records(runs)], "aer", ("grpo", best_method(main, "fixed")))
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
