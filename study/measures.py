@@ -47,6 +47,11 @@ def solved(split: str, tier: str, k: int) -> Number:
     return number
 
 
+def score(record: Record) -> float:
+    """Return what a tuned value is chosen by in `docs/study_plan.md`: the mean of hard and easy pass@1 on validation prompts."""
+    return average([measured("validation", f"{tier} pass@1")(record) for tier in ("hard", "easy")])
+
+
 def end(record: Record, curve: str) -> float:
     """Return the mean of a curve over its last steps, NaN where it has no value there."""
     values = [value for value in record["curves"][curve][-LAST:] if value is not None]

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from study import forest, plots, rivals
+from study import where as at
 from study.chance import chance_table
-from study.claims import AGAIN, ALL_KINDS, CLOCK, HEATS, NINE, TOKENS, TWELVE, UNSEEN, Runs, Where, claims_table
+from study.claims import claims_table
 from study.conditions import start_table
 from study.control import has_target
 from study.dots import save_dots
+from study.factorial import factorial_table
+from study.grid import grid_table
+from study.names import AER, HEATS, TOKENS
 from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
 from study.real.results import real_table, save_training
@@ -26,6 +30,7 @@ from study.tables import best_method, control_table, generalization_table, outco
 from study.temperatures import temperature_table
 from study.tiers import tier_table
 from study.verdicts import save_verdicts
+from study.where import Runs, Where
 
 ROOT = Path(__file__).parents[1]
 PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("study", "study_tables", "study_methods", "study_token_targets", "real_model"))
@@ -40,54 +45,53 @@ RIVALS = Where("every method beside AER", "methods")
 BESIDE = ("grpo", "fixed03", "fixed10")
 """What AER is drawn beside."""
 
-DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", CLOCK: "AER"}
+DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", AER: "AER"}
 """The panels of the figure that the page opens with."""
 
-DRAWN_AGAIN = {"grpo": "plain GRPO"} | HEATS | {CLOCK: "AER", TOKENS: "a target a token"}
+DRAWN_AGAIN = {"grpo": "plain GRPO"} | HEATS | {AER: "AER", TOKENS: "a target a token"}
 """The same with other seeds, beside higher temperatures of sampling."""
 
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+Made = Callable[[Sequence[Record], str], str]
+"""A table in Markdown from records, and the method that its kind names: aer of places_aer, or nothing."""
+
+KINDS: dict[str, Made] = {
+    "control": lambda records, _: control_table(records),
+    "held": lambda records, _: control_table(records, places=False),
+    "outcomes": lambda records, _: outcome_table(records, "test"),
+    "validation": lambda records, _: outcome_table(records, "validation"),
+    "generalization": lambda records, _: generalization_table(records, "test"),
+    "tiers": lambda records, _: tier_table(records),
+    "reach": lambda records, _: reach_table(records),
+    "rivals": lambda records, _: rivals.rivals_table(records),
+    "tuning": lambda records, _: rivals.tuning_table(records),
+    "grid": lambda records, _: grid_table(records),
+    "factorial": lambda records, _: factorial_table(records),
+    "temperatures": lambda records, other: temperature_table(records, "test", other or None),
+    "places": lambda records, ours: places_table(records, "test", ours, ("grpo", best_method(records, "fixed"))),
+    "beside": lambda records, ours: places_table(records, "test", ours, ("grpo", AER)),
+    "tuned": lambda records, ours: places_table([*records, *tuned(records)], "test", ours, (TUNED,)),
+    "chance": chance_table,
+    "against": lambda records, other: paired_table(
+        records, _split(records) or "test", best_method(records, "fixed") if other == "fixed" else other
+    ),
+}
+"""What a kind shows. held is control without a row for each setting; temperatures_METHOD has the differences to it; places_METHOD is beside
+plain GRPO and the best fixed coefficient, beside_METHOD beside plain GRPO and AER, tuned_METHOD beside the fixed one that is best in
+each setting; chance_METHOD is what others hold of its target. The best fixed coefficient, in against_fixed too, is so on validation, in the
+settings that all of them share."""
 
 
 def table(records: Sequence[Record], kind: str) -> str:
     """Return a table in Markdown.
 
     Args:
-        kind: control, held (the same without a row for each place), outcomes, validation (the same on those prompts), generalization,
-            tiers, reach, rivals, tuning, temperatures or temperatures_METHOD (test prompts sampled at each, and what METHOD lacks there),
-            places_METHOD (beside plain GRPO and the best fixed coefficient), beside_METHOD (beside plain GRPO and AER), tuned_METHOD
-            (beside the fixed coefficient that is best at each place),
-            chance_METHOD (what others hold of its target), against_METHOD, or against_fixed, on test prompts where there are any. The best
-            fixed coefficient is so on validation, at the places that all of them share.
+        kind: one of KINDS, and behind a _ the method that it is about.
     """
-    if kind in ("control", "held"):
-        return control_table(records, places=kind == "control")
-    if kind == "outcomes":
-        return outcome_table(records, "test")
-    if kind == "validation":
-        return outcome_table(records, "validation")
-    if kind == "generalization":
-        return generalization_table(records, "test")
-    if kind == "tiers":
-        return tier_table(records)
-    if kind == "reach":
-        return reach_table(records)
-    if kind == "rivals":
-        return rivals.rivals_table(records)
-    if kind == "tuning":
-        return rivals.tuning_table(records)
-    if kind == "temperatures" or kind.startswith("temperatures_"):
-        return temperature_table(records, "test", kind.removeprefix("temperatures").removeprefix("_") or None)
-    if kind.startswith("places_"):
-        return places_table(records, "test", kind.removeprefix("places_"), ("grpo", best_method(records, "fixed")))
-    if kind.startswith("beside_"):
-        return places_table(records, "test", kind.removeprefix("beside_"), ("grpo", CLOCK))
-    if kind.startswith("tuned_"):
-        return places_table([*records, *tuned(records)], "test", kind.removeprefix("tuned_"), (TUNED,))
-    if kind.startswith("chance_"):
-        return chance_table(records, kind.removeprefix("chance_"))
-    other = kind.removeprefix("against_")
-    return paired_table(records, _split(records) or "test", best_method(records, "fixed") if other == "fixed" else other)
+    name, _, method = kind.partition("_")
+    return KINDS[name](records, method)
 
 
 def read_results(results: Path = RESULTS) -> Runs:
@@ -136,14 +140,14 @@ def write_page() -> None:
 def _write_differences(runs: Runs) -> None:
     """Write the figures of differences, AER-full by places and by methods and AER by places, and of what each run of the twelve found in
     either set."""
-    main, twelve, kinds = NINE.records(runs), TWELVE.records(runs), ALL_KINDS.records(runs)
-    rows = forest.by_places([*main, *UNSEEN.records(runs)], "aer", ("grpo", best_method(main, "fixed")))
+    main, twelve, kinds = at.NINE.records(runs), at.TWELVE.records(runs), at.ALL_KINDS.records(runs)
+    rows = forest.by_places([*main, *at.UNSEEN.records(runs)], "aer", ("grpo", best_method(main, "fixed")))
     rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
     forest.save_forest(rows, "test", FIGURES / "places.png")
     forest.save_forest(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    save_verdicts(AGAIN.records(runs), DRAWN_AGAIN, FIGURES / "again.png")
+    save_verdicts(at.AGAIN.records(runs), DRAWN_AGAIN, FIGURES / "again.png")
     save_verdicts(beside := [*twelve, *tuned(twelve)], DRAWN, FIGURES / "verdicts.png")
-    forest.save_forest(forest.by_places(beside, CLOCK, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
+    forest.save_forest(forest.by_places(beside, AER, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
 
 
 def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:

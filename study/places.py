@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.intervals import FEW, counts, difference_of_runs
-from study.measures import SHOWN, measured
+from study.intervals import FEW, Number, counts, difference_of_runs
+from study.measures import SHOWN, measured, score
+from study.names import ANNEALED, FIXED
 from study.records import Record, by_place
-from study.tables import best_method, bold, difference_cell
+from study.tables import FIRST_TRY, best_method, bold, difference_cell
 
 TUNED = "fixed, tuned to each setting"
+TUNED_FINELY = "the best of nine at each setting"
+
+TUNINGS: dict[str, tuple[str | tuple[str, ...], Number]] = {
+    TUNED: ("fixed", FIRST_TRY),
+    TUNED_FINELY: (("grpo", *FIXED, *ANNEALED), score),
+}
+"""How the names of the candidates of a search begin, and by what one of them is chosen."""
 
 
-def tuned(records: Sequence[Record]) -> list[Record]:
-    """Return the runs of the fixed coefficient that is best on validation at its own place, as those of one method: what a search for the
-    coefficient at every place would get."""
+def tuned(records: Sequence[Record], search: str = TUNED) -> list[Record]:
+    """Return the runs of the candidate that is best on validation at its own place, as those of one method: what a search at every place
+    would get.
+
+    Args:
+        search: one of TUNINGS, which names the method.
+    """
     found = []
     for members in by_place(records).values():
-        best = best_method(members, "fixed")
-        found += [record | {"method": TUNED} for record in members if record["method"] == best]
+        best = best_method(members, *TUNINGS[search])
+        found += [record | {"method": search} for record in members if record["method"] == best]
     return found
 
 

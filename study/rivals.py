@@ -8,12 +8,10 @@ from statistics import fmean
 
 from study.failures import failures, found
 from study.intervals import difference_of_runs, mean
-from study.measures import SHOWN, kept, measured
+from study.measures import SHOWN, kept, measured, score
+from study.names import AER
 from study.records import Record
 from study.tables import by_method, difference_cell, shown
-
-OURS = "aer_uniform_clock"
-"""AER, in the form that the others are compared with."""
 
 NAMES = {"aer_uniform_clock": "AER", "grpo": "GRPO", "fixed03": "fixed .03", "fixed10": "fixed .1"}
 """What readers call them."""
@@ -27,11 +25,6 @@ def family(method: str) -> str:
 def label(method: str) -> str:
     """Return the name of a row."""
     return NAMES.get(method, method if family(method) == method else f"{family(method)}, tuned ({method})")
-
-
-def score(record: Record) -> float:
-    """Return what a tuned value is chosen by: the mean of hard and easy pass@1 on validation prompts."""
-    return fmean(measured("validation", f"{tier} pass@1")(record) for tier in ("hard", "easy"))
 
 
 def chosen(tuning: Sequence[Record]) -> dict[str, str]:
@@ -86,8 +79,8 @@ def _row(records: Sequence[Record], method: str) -> str:
     cells += [f"{mean(runs, measured('test', name)).mean:.3f}" for name in SHOWN]
     cells.append(f"{fmean(map(kept, runs)):.2f}")
     number = measured("test", "hard pass@1")
-    if method == OURS:
+    if method == AER:
         cells += ["", ""]
     else:
-        cells += [difference_cell(records, number, method, OURS), shown(difference_of_runs(records, number, method, OURS), "+")]
+        cells += [difference_cell(records, number, method, AER), shown(difference_of_runs(records, number, method, AER), "+")]
     return f"| {' | '.join(cells)} |"

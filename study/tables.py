@@ -12,6 +12,9 @@ from study.measures import average, bonus_share, end, kept, measured, told_by
 from study.records import Record, by_place, pair_of
 from study.statistics import Estimate
 
+FIRST_TRY = measured("validation", "hard pass@1")
+"""By which the best of several methods is chosen, unless something else is said."""
+
 
 def control_table(records: Sequence[Record], places: bool = True) -> str:
     """How each method with a target held it: one row over all places and, with `places`, one for each; phases of a moving target apart."""
@@ -97,9 +100,12 @@ def units(places: int) -> str:
     return f"{places}" if places >= FEW else f"{places}, runs as units"
 
 
-def best_method(records: Sequence[Record], prefix: str, name: str = "hard pass@1") -> str:
-    """Return the method whose name starts with `prefix` that is best on validation, over the pairs (place and seed) that all of them have.
+def best_method(records: Sequence[Record], prefix: str | tuple[str, ...], number: Number = FIRST_TRY) -> str:
+    """Return the method whose name starts with `prefix`, or one of several, that is best over the pairs (place and seed) that all of them
+    have; the first of equals.
 
+    Args:
+        number: by which one is best.
     Raises:
         ValueError - there is no such method, or no such place and seed.
     """
@@ -107,7 +113,6 @@ def best_method(records: Sequence[Record], prefix: str, name: str = "hard pass@1
     common = set.intersection(*map(set, found.values())) if found else set()
     if not common:
         raise ValueError(f"records must have runs of methods {prefix!r}... at the same places, got {', '.join(found) or 'none'}")
-    number = measured("validation", name)
     return max(found, key=lambda method: average([number(found[method][pair]) for pair in common]))
 
 

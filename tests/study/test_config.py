@@ -10,8 +10,8 @@ import pytest
 from aer_kernels import BELOW_START, EXPLORE_THEN_SETTLE, EntropyControlConfig
 from aer_train.config.presets import PRESETS
 from study import __main__ as command
-from study.claims import CLOCK
 from study.config import Study, merge
+from study.names import AER
 from tests.study.samples import QUICK
 
 
@@ -42,7 +42,7 @@ def test_a_table_is_like_an_earlier_one(study, tmp_path):
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     """It is for policies trained from scratch. Pretrained models, one of which learned next to nothing by it, get the form below the start."""
     study = Study.read()
-    matrix = study.matrix("compare", methods=[CLOCK])
+    matrix = study.matrix("compare", methods=[AER])
     measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).method
     assert replace(measured, rho=1.0, least_weight=0.0) == EXPLORE_THEN_SETTLE, "what uniform weights do not read may differ"
     methods = {name: preset().method for name, preset in PRESETS.items()}

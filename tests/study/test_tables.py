@@ -8,22 +8,25 @@ import pytest
 from aer_train.monitor.band import SPAN, step_response, trailing_mean
 from study import claims, forest
 from study.chance import chance_table
-from study.claims import Where, claims_table
+from study.claims import claims_table
 from study.control import holds, phases, response_of
 from study.evaluate import pass_at
+from study.grid import HEADS, grid_table
 from study.intervals import counts, difference, difference_of_runs, mean
 from study.measures import measured
 from study.page import read_results, write_figures, written
-from study.places import TUNED, places_table, tuned
+from study.places import TUNED, TUNED_FINELY, places_table, tuned
 from study.reach import reach_table
 from study.records import by_place, read_records, write_records
 from study.statistics import estimate, t_cdf, t_quantile
 from study.tables import best_method, control_table, difference_cell, generalization_table, outcome_table, paired_table
 from study.temperatures import temperature_table
 from study.tiers import tier_table
+from study.where import Where
 from tests.study.samples import record
 
 HARD = measured("test", "hard pass@1")
+HEADS_OF_TABLE = ["setting", *HEADS]
 
 
 def test_temperature_table():
@@ -233,6 +236,25 @@ def test_places_one_by_one(tmp_path):
     ]
     forest.save_forest(contrasts, "test", tmp_path / "deep" / "forest.png")
     assert (tmp_path / "deep" / "forest.png").stat().st_size > 10_000
+
+
+def test_the_fine_search_takes_the_best_mean_of_both_tiers_on_validation():
+    """Of 4 samples .05 solves 2 of hard and 3 of easy prompts on validation; .2 solves more hard ones, and fewer of both together. A fixed
+    .1 that is best but lacks a seed of the others counts at the seeds that all have. On test prompts, which are not asked, all differ."""
+    records = []
+    for method in HEADS:
+        hard, easy = {"fixed05": (2, 3), "fixed20": (3, 1)}.get(method, (1, 2))
+        for seed in (0, 1):
+            made = record(method, seed, [0, 0], [4, 4]) | {"setting": "countdown-small"}
+            made["right"] = {"validation": {"hard": [hard] * 2, "easy": [easy] * 2}, "test": {"hard": [seed, hard], "easy": [easy] * 2}}
+            records.append(made)
+    late = [record(method, 9, [4, 4], [4, 4], setting="countdown-small") for method in (*HEADS, "aer")][1:]
+    rows = {line.split(" | ")[0].strip("| "): line for line in grid_table([*records, *late]).splitlines()}
+    assert rows["countdown-small"].count("**") == 2 and "| **.312 / .750** |" in rows["countdown-small"]
+    assert rows["countdown-small"].endswith("| .05 |")
+    assert rows["runs that found"].endswith("| 2 of 2 |") and rows["score on validation"].endswith("| 0.625 |")
+    assert rows["settings failed"].split(" | ")[HEADS_OF_TABLE.index("fixed20")] == "1 of 1", "it loses a quarter of the easy prompts"
+    assert [r["method"] for r in tuned(records, TUNED_FINELY)] == [TUNED_FINELY] * 2
 
 
 def test_claims_name_their_runs(monkeypatch):
