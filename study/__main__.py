@@ -13,9 +13,10 @@ from pathlib import Path
 
 from study.conditions import CONDITIONS
 from study.config import CONFIG, Matrix, Study
+from study.figures import write_figures
 from study.jobs import run_matrix
 from study.lock import locked
-from study.page import write_figures, write_page
+from study.page import write_page
 from study.reach import reach_table
 from study.real.results import GREEDY, real_table, save_training
 from study.real.setting import is_real

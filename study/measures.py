@@ -31,6 +31,12 @@ def told_by(records: Sequence[Record]) -> list[str]:
     return [name for name, (_, k) in MEASURES.items() if k <= samples]
 
 
+def evaluated(records: Sequence[Record]) -> str | None:
+    """Return where every run was evaluated, on test prompts rather than on those of validation; None where there is no run."""
+    splits = (split for split in ("test", "validation") if records and all(split in r["right"] for r in records if r["diverged"] is None))
+    return next(splits, None)
+
+
 def measured(split: str, name: str) -> Number:
     """Return a measure of the last policy on a split, as a function of the record."""
     return solved(split, *MEASURES[name])

@@ -12,24 +12,22 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study import forest, plots, rivals
-from study import where as at
+from study import rivals
 from study.chance import chance_table
 from study.claims import claims_table
 from study.conditions import start_table
-from study.control import has_target
-from study.dots import save_dots
 from study.factorial import factorial_table
+from study.figures import write_page_figures
 from study.grid import grid_table
-from study.names import AER, HEATS, TOKENS
+from study.measures import evaluated
+from study.names import AER
 from study.places import TUNED, places_table, tuned
 from study.reach import reach_table
-from study.real.results import real_table, save_training
+from study.real.results import real_table
 from study.records import Record, read_records
 from study.tables import best_method, control_table, generalization_table, outcome_table, paired_table
 from study.temperatures import temperature_table
 from study.tiers import tier_table
-from study.verdicts import save_verdicts
 from study.where import Runs, Where
 
 ROOT = Path(__file__).parents[1]
@@ -37,22 +35,7 @@ PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("study", "study_tables",
 RESULTS = ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
-PARTS = "aer_"
-"""How the names of AER in other forms than AER-full begin."""
-
-RIVALS = Where("every method beside AER", "methods")
-
-BESIDE = ("grpo", "fixed03", "fixed10")
-"""What AER is drawn beside."""
-
-DRAWN = {"grpo": "plain GRPO", "fixed03": "fixed 0.03", "fixed10": "fixed 0.1", "fixed30": "fixed 0.3", TUNED: "fixed, tuned", AER: "AER"}
-"""The panels of the figure that the page opens with."""
-
-DRAWN_AGAIN = {"grpo": "plain GRPO"} | HEATS | {AER: "AER", TOKENS: "a target a token"}
-"""The same with other seeds, beside higher temperatures of sampling."""
-
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+)(?: ((?!lr[\d.]+ )[\w+-]+))?(?: lr([\d.]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-
 
 Made = Callable[[Sequence[Record], str], str]
 """A table in Markdown from records, and the method that its kind names: aer of places_aer, or nothing."""
@@ -75,7 +58,7 @@ KINDS: dict[str, Made] = {
     "tuned": lambda records, ours: places_table([*records, *tuned(records)], "test", ours, (TUNED,)),
     "chance": chance_table,
     "against": lambda records, other: paired_table(
-        records, _split(records) or "test", best_method(records, "fixed") if other == "fixed" else other
+        records, evaluated(records) or "test", best_method(records, "fixed") if other == "fixed" else other
     ),
 }
 """What a kind shows. held is control without a row for each setting; temperatures_METHOD has the differences to it; places_METHOD is beside
@@ -121,45 +104,9 @@ def written(page: str, runs: Runs, results: Path = RESULTS) -> str:
 
 
 def write_page() -> None:
-    """Write the tables of the pages, and the figures beside them of the matrices whose figures they show: beside AER-full without its other
-    forms, too many lines to be told apart."""
+    """Write the tables of the pages, and the figures that they show."""
     runs = read_results()
     texts = {page: written(page.read_text(encoding="utf-8"), runs) for page in PAGES}
     for page, text in texts.items():
         page.write_text(text, encoding="utf-8")
-    for name in sorted(set(re.findall(rf"{FIGURES.name}/(\w+)_(?:control|outcomes)\.png", "".join(texts.values())))):
-        full = any(r["method"] == "aer" for r in runs[name])
-        write_figures([r for r in runs[name] if not (full and r["method"].startswith(PARTS))], FIGURES, name)
-    for name in sorted(set(re.findall(rf"{FIGURES.name}/(\w+)_training\.png", "".join(texts.values())))):
-        save_training(runs[name], FIGURES / f"{name}_training.png")
-    _write_differences(runs)
-    beside = RIVALS.records(runs)
-    save_dots(beside, methods := rivals.order(beside), [rivals.label(method) for method in methods], FIGURES / "rivals.png")
-
-
-def _write_differences(runs: Runs) -> None:
-    """Write the figures of differences, AER-full by places and by methods and AER by places, and of what each run of the twelve found in
-    either set."""
-    main, twelve, kinds = at.NINE.records(runs), at.TWELVE.records(runs), at.ALL_KINDS.records(runs)
-    rows = forest.by_places([*main, *at.UNSEEN.records(runs)], "aer", ("grpo", best_method(main, "fixed")))
-    rows += [row for ours in ("aer", "aer_uniform_weights") for row in forest.by_places(kinds, ours, ("grpo",))]
-    forest.save_forest(rows, "test", FIGURES / "places.png")
-    forest.save_forest(forest.by_methods(main, "aer"), "test", FIGURES / "methods.png")
-    save_verdicts(at.AGAIN.records(runs), DRAWN_AGAIN, FIGURES / "again.png")
-    save_verdicts(beside := [*twelve, *tuned(twelve)], DRAWN, FIGURES / "verdicts.png")
-    forest.save_forest(forest.by_places(beside, AER, (*BESIDE, TUNED)), "test", FIGURES / "presets.png")
-
-
-def write_figures(records: Sequence[Record], folder: Path, name: str) -> None:
-    """Write NAME_control.png of the runs that have a target and, where runs were evaluated, NAME_outcomes.png."""
-    held = [record for record in records if has_target(record)]
-    if held:
-        plots.step_responses(held, folder / f"{name}_control.png")
-    if (split := _split(records)) is not None:
-        plots.outcomes(records, split, folder / f"{name}_outcomes.png")
-
-
-def _split(records: Sequence[Record]) -> str | None:
-    """Return where every run was evaluated, on test prompts rather than on those of validation; None where there is no run."""
-    splits = (split for split in ("test", "validation") if records and all(split in r["right"] for r in records if r["diverged"] is None))
-    return next(splits, None)
+    write_page_figures(runs, "".join(texts.values()), FIGURES)

@@ -30,6 +30,7 @@ HEIGHT = 0.6
 NAMES = {
     "countdown": "Countdown-3", "countdown4": "Countdown-4", "worked": "Worked", "mixed": "Mixed",
     "small": "", "base": "larger policy", "drgrpo": "undivided advantages", "fresh": "other warm-up",
+    "policies": "17 tokens", "words200": "217 tokens", "words2000": "2,017 tokens", "words16000": "16,017 tokens",
 }  # fmt: skip
 """What readers call the parts of a setting's name."""
 

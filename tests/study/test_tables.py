@@ -11,10 +11,11 @@ from study.chance import chance_table
 from study.claims import claims_table
 from study.control import holds, phases, response_of
 from study.evaluate import pass_at
+from study.figures import write_figures
 from study.grid import HEADS, grid_table
 from study.intervals import counts, difference, difference_of_runs, mean
 from study.measures import measured
-from study.page import read_results, write_figures, written
+from study.page import read_results, written
 from study.places import TUNED, TUNED_FINELY, places_table, tuned
 from study.reach import reach_table
 from study.records import by_place, read_records, write_records
