@@ -26,7 +26,7 @@ from study.conditions import write_conditions
 from study.config import Job, Matrix, Study
 from study.evaluate import Counts, right_samples
 from study.options import check_options, options_of, options_path
-from study.policies import policy_folder, prepare
+from study.policies import policy_folder, prepare, stages
 from study.reach import Reach, reach
 from study.real.policy import write_training
 from study.records import DONE, summarize
@@ -55,9 +55,9 @@ def run_matrix(study: Study, matrix: Matrix, out: Path, cache: Path, workers: in
     context = multiprocessing.get_context("spawn")
     console = Console(highlight=False)
     with ProcessPoolExecutor(workers, context, initializer=_start) as pool, Progress(*columns, console=console) as progress:
-        policies = {policy_folder(cache, study.setting_of(job)): study.setting_of(job) for job in matrix.jobs}  # settings may share one
-        for policy in [pool.submit(prepare, cache, setting) for setting in policies.values()]:
-            policy.result()
+        for stage in stages(cache, [study.setting_of(job) for job in matrix.jobs]):
+            for policy in [pool.submit(prepare, cache, setting) for setting in stage.values()]:
+                policy.result()
         write_conditions(study, matrix, cache, out)
         bar = progress.add_task(matrix.name, total=len(matrix.jobs), completed=len(matrix.jobs) - len(waiting))
         futures = {pool.submit(run_job, job, configs[job], matrix): job for job in waiting}

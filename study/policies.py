@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from aer_train.model import resolve_device
@@ -29,6 +30,11 @@ def policy_folder(cache: Path, setting: Tree) -> Path:
     return cache / f"{setting['task']}-{setting['size']}-rare{rare:g}{words}-seed{setting.get('policy_seed', 0)}"
 
 
+def stages(cache: Path, settings: Sequence[Tree]) -> list[dict[Path, Tree]]:
+    """Return what can be prepared side by side, by folder, and each only once: first the policies that others add words to."""
+    return [{policy_folder(cache, each): each for each in stage} for stage in (map(_without_words, settings), settings)]
+
+
 def prepare(cache: Path, setting: Tree) -> Path:
     """Make the policy of a setting unless it is there, and return its folder; `REPORT` in it holds its numbers on validation."""
     folder = policy_folder(cache, setting)
@@ -39,10 +45,14 @@ def prepare(cache: Path, setting: Tree) -> Path:
     device = str(resolve_device(setting.get("config", {}).get("run", {}).get("device", "cpu")))
     seed, rare = setting.get("policy_seed", 0), setting.get("rare", warmup.RARE)
     if not folder.exists() and "words" in setting:
-        first = prepare(cache, {name: value for name, value in setting.items() if name != "words"})
+        first = prepare(cache, _without_words(setting))
         add_words(first, folder, setting["task"], setting["words"], seed, rare, setting.get("words_steps", HABIT_STEPS))
     elif not folder.exists():
         warmup.warm_up(folder, setting["task"], setting["size"], seed, None if steps is None else tuple(steps), rare, device)
     if not (folder / REPORT).exists():
         write_atomic(folder / REPORT, json.dumps(warmup.report(folder, setting["task"], samples=SAMPLES, device=device), indent=2))
     return folder
+
+
+def _without_words(setting: Tree) -> Tree:
+    return {name: value for name, value in setting.items() if name != "words"}

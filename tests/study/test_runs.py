@@ -18,7 +18,7 @@ from study.config import Job, Study, merge
 from study.jobs import run_job, run_matrix
 from study.lock import locked
 from study.options import options_of, options_path
-from study.policies import REPORT, policy_folder, prepare
+from study.policies import REPORT, policy_folder, prepare, stages
 from study.reach import reach_table
 from study.records import DONE, read_records
 from study.vocabulary import add_words, widened
@@ -176,6 +176,15 @@ def test_a_seed_can_have_a_policy_of_its_own(tmp_path):
     sizes = {r["setting"]: r["curves"]["entropy"][0] for r in read_records(out)}
     assert sizes["wide"] > sizes["tiny"], "the words are there, and take their share"
     assert all(r["right"].keys() == {"test", "test at 0.5"} for r in read_records(out))
+
+
+def test_what_several_policies_begin_from_is_made_once_and_before_them():
+    """Three vocabularies over one policy, twice each; two workers would otherwise make that policy side by side."""
+    study, cache = Study.read(), Path("cache")
+    jobs = study.matrix("vocabulary", seeds=[70], methods=["grpo", "fixed03"]).jobs
+    first, second = ([folder.name for folder in stage] for stage in stages(cache, [study.setting_of(job) for job in jobs]))
+    assert first == ["countdown-small-rare0.001-seed70", "countdown4-small-rare0.002-seed70"]
+    assert len(second) == len(set(second)) == 8 and set(first) < set(second)
 
 
 def test_added_words_leave_the_rest_as_it_was():
