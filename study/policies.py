@@ -32,7 +32,8 @@ def policy_folder(cache: Path, setting: Tree) -> Path:
 
 def stages(cache: Path, settings: Sequence[Tree]) -> list[dict[Path, Tree]]:
     """Return what can be prepared side by side, by folder, and each only once: first the policies that others add words to."""
-    return [{policy_folder(cache, each): each for each in stage} for stage in (map(_without_words, settings), settings)]
+    first, everything = ({policy_folder(cache, each): each for each in stage} for stage in (map(_without_words, settings), settings))
+    return [first, {folder: setting for folder, setting in everything.items() if folder not in first}]
 
 
 def prepare(cache: Path, setting: Tree) -> Path:

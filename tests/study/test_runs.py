@@ -184,7 +184,7 @@ def test_what_several_policies_begin_from_is_made_once_and_before_them():
     jobs = study.matrix("vocabulary", seeds=[70], methods=["grpo", "fixed03"]).jobs
     first, second = ([folder.name for folder in stage] for stage in stages(cache, [study.setting_of(job) for job in jobs]))
     assert first == ["countdown-small-rare0.001-seed70", "countdown4-small-rare0.002-seed70"]
-    assert len(second) == len(set(second)) == 8 and set(first) < set(second)
+    assert len(second) == len(set(second)) == 6 and all("words" in name for name in second)
 
 
 def test_added_words_leave_the_rest_as_it_was():
