@@ -13,6 +13,7 @@ from study.annealed import Annealed, AnnealedConfig
 from study.config import Study
 from study.dots import save_dots
 from study.failures import fails, failures, found
+from study.flat_targets import FlatTargets, FlatTargetsConfig
 from tests.study.samples import record
 
 
@@ -120,3 +121,26 @@ def test_an_annealed_coefficient():
     assert again.status() == method.status()
     with pytest.raises(ValueError, match="updates must be given for an annealed coefficient, got None"):
         Annealed(AnnealedConfig())
+
+
+def test_targets_without_the_pass_of_the_initial_policy():
+    """The mean over tokens of prompts that are not solved, .4 nats, stands for every place, also once the policy has changed; and in a run
+    that goes on. Where every prompt is solved it is the mean of all."""
+
+    def batch(entropy, accuracy):
+        place = torch.tensor([0, 1, 2])
+        return TokenBatch(torch.zeros(3), torch.zeros(3), place, 0 * place, place, torch.tensor(accuracy), entropy=torch.tensor(entropy))
+
+    def made():
+        return FlatTargets(FlatTargetsConfig(tau=1.0, forward=0.0, rho=0.5, floor=0.01))
+
+    method = made()
+    held = method.terms(batch([0.2, 0.6, 9.0], [0.0, 0.0, 1.0])).held
+    assert held.tolist() == pytest.approx([1.25, 1.25, 0.0]) and "reference_entropy" not in method.also_needs
+    again = made()
+    again.load_state_dict(json.loads(json.dumps(method.state_dict())))
+    for one in (method, again):
+        assert one.terms(batch([2.0, 2.0, 2.0], [0.0, 0.0, 1.0])).held.tolist() == pytest.approx([1.25, 1.25, 0.0])
+    method = made()
+    method.terms(batch([0.2, 0.6, 1.0], [1.0, 1.0, 1.0]))
+    assert method.state_dict()["start"] == pytest.approx(0.6)
