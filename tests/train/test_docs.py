@@ -16,6 +16,7 @@ from aer_kernels import BELOW_START, EXPLORE_THEN_SETTLE
 from aer_kernels.entropy_control.config import Kind
 from aer_kernels.methods import METHODS
 from aer_train.cli import main
+from aer_train.clock import PARTS
 from aer_train.config.parse import read_config
 from aer_train.config.presets import PRESETS
 from aer_train.config.tree import TrainConfig
@@ -50,6 +51,14 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"^[ ]*\|.*$", "\n", text, flags=re.MULTILINE)
     text = re.sub(r"^ *(#+|[-*+]|\d+\.|>|!\[) ?", "\n\n", text, flags=re.MULTILINE)
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n|[.!?][*)`\]\"]*(?=\s)", text) if part.strip()]
+
+
+def metric_names() -> set[str]:
+    """Names of metrics in the trainer's code: its strings of the form part/name, with NAME for what is filled in."""
+    parts = "reward|outcome|policy|optim|entropy|method|tokens|rollout|refill|difficulty|time|time_share|perf|memory"
+    sources = [path for path in (ROOT / "aer_train").rglob("*.py") if path.parent.name not in ("report", "config")]
+    found = {name for path in sources for name in re.findall(rf"""f?"((?:{parts})/[\w/{{}}]+)\"""", path.read_text())}
+    return {re.sub(r"{\w+}", "NAME", name) for name in found}
 
 
 def name(page: Path) -> str:
@@ -217,3 +226,16 @@ def test_sentences_are_told_apart():
     text = "# Title\n\nOne `a.b` is 0.5, say (e.g. here). Two!\nThree goes\non.\n* four: x\n* five **five.** Six\n\n| no | no |\n\n```\nno no.\n```\nSeven"
     found = ["Title", "One `a.b` is 0.5, say (e.g", "here)", "Two", "Three goes on", "four: x", "five **five", "Six", "Seven"]
     assert sentences(text) == found
+
+
+def test_every_metric_has_a_row():
+    """By its whole name, also where one row has several; `time/PART` stands for the parts of `Clock`."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    names = metric_names()
+    assert {"reward/mean", "reward/tier/NAME", "outcome/NAME", "rollout/probe_moved", "time/rollout_hidden"} <= names and len(names) > 60
+    listed = set(re.findall(r"`([a-z_]+/[\w/]+)`", page.replace("PART`", "NAME`")))
+    columns, prefixes = {"reward/NAME"}, {"reward/failed/"}  # of the saved samples; of what the hints look for
+    missing = {name for name in names - listed - columns - prefixes if f"{name.split('/')[0]}/NAME" not in listed}
+    assert not sorted(missing), "in the code, and not on the page"
+    assert not sorted(name for name in listed - names if not name.endswith("/NAME") and name.split("/")[0] not in ("entropy", "method"))
+    assert all(f"`{part}`" in page for part in PARTS)
