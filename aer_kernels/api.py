@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aer_kernels.inputs import check_common, check_row_tol, find_tokens, make_surrogate, policy_inputs, prepare_head
-from aer_kernels.objectives.aggregation import Aggregation, aggregate
+from aer_kernels.objectives.aggregation import Aggregation, aggregate, check_entropy_normalizer
 from aer_kernels.objectives.policy import METRICS, Divergence, Objective
 from aer_kernels.operators import LogitsArguments, PolicyArguments, full_logits, logits_statistics, logprobs, policy_loss
 from aer_kernels.validate import check_impl, check_logits
@@ -225,8 +225,9 @@ def fused_policy_loss(
             with two or more dimensions is one sequence.
         normalizer: the denominator over all micro-batches and ranks, > 0, a float or a 0-dim tensor. None means this call's loss tokens
             (token_mean) or sequences (sequence_mean).
-        entropy_normalizer: denominator of the entropy term, > 0: m_n = 1 / entropy_normalizer. None means normalizer for token_mean, and
-            else this call's loss tokens. A coefficient then means the same under every aggregation.
+        entropy_normalizer: denominator of the entropy term, > 0: m_n = 1 / entropy_normalizer, the loss tokens of the whole update. A
+            coefficient then means the same under every aggregation. None means normalizer for token_mean, else this call's loss tokens;
+            for another aggregation with normalizer and entropy_coef it must be given.
         row_tol: leave a token out of the gradient products if |ds/dlogprob| (1 - p_y) + |entropy_coef| H <= row_tol, >= 0. That is half the
             bound on the L1 norm of its d(loss)/d(logits), before the division by normalizer. 0 leaves out exactly the tokens without a
             gradient, such as clipped ratios. Each chunk then costs a device read. None means 0 on a CPU, where reading is free, and off on
@@ -277,6 +278,7 @@ def fused_policy_loss(
         debug_checks=debug_checks,
     )
     dtype = torch.promote_types(hidden.dtype, torch.float32)
+    check_entropy_normalizer(aggregation, normalizer, entropy_normalizer, entropy_coef)
     weighting = aggregate(aggregation, targets, tokens.keep, sequence_ids, normalizer, entropy_normalizer, dtype)
     inputs = policy_inputs(
         tokens,
@@ -291,6 +293,7 @@ def fused_policy_loss(
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         rollout_logprobs=rollout_logprobs,
+        debug_checks=debug_checks,
     )
     if impl == "reference":
         loss, found, entropy, numbers, dropped = full_logits.policy_loss(head, inputs, surrogate, weighting.scale)

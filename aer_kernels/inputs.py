@@ -22,6 +22,8 @@ from aer_kernels.validate import (
     check_impl,
     check_lora,
     check_main_grad,
+    check_mask,
+    check_number_or_tensor,
     check_positive,
     check_values,
     per_token,
@@ -215,6 +217,7 @@ def policy_inputs(
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     rollout_logprobs: Tensor | None,
+    debug_checks: bool | None,
 ) -> PolicyInputs:
     """Check the per-token inputs of the policy loss, and bring them into the form that objectives take."""
 
@@ -222,9 +225,11 @@ def policy_inputs(
         return None if value is None else tokens.clean(name, value, targets, dtype)
 
     def coefficient(name: str, value: float | Tensor) -> Tensor:
+        check_number_or_tensor(name, value)
         given = value if isinstance(value, Tensor) else torch.full((), float(value), dtype=dtype, device=targets.device)
         return tokens.clean(name, given, targets, dtype)
 
+    check_number_or_tensor("kl_coef", kl_coef)
     if not isinstance(kl_coef, Tensor):
         check_at_least("kl_coef", kl_coef, 0)
     diverges = isinstance(kl_coef, Tensor) or kl_coef > 0
@@ -233,7 +238,10 @@ def policy_inputs(
     old, rollout = clean("old_logprobs", old_logprobs), clean("rollout_logprobs", rollout_logprobs)
     advantage = tokens.clean("advantages", advantages, targets, dtype)
     if importance_weights is not None:
-        advantage = advantage * tokens.clean("importance_weights", importance_weights, targets, dtype)
+        factors = tokens.clean("importance_weights", importance_weights, targets, dtype)
+        if checks_values(debug_checks, targets.device) and bool((factors < 0).any()):
+            raise ValueError(f"importance_weights must be >= 0, got {float(factors.min())}")
+        advantage = advantage * factors
     if old is not None and rollout is not None:
         advantage, rollout = advantage * rollout_weights(old, rollout, rollout_cap), None
     return PolicyInputs(
@@ -261,7 +269,10 @@ def find_tokens(
     flat = targets.reshape(-1).long()
     keep = flat != ignore_index
     if loss_mask is not None:
-        keep = keep & (per_token("loss_mask", loss_mask, targets, integer=not loss_mask.is_floating_point()) != 0)
+        mask = per_token("loss_mask", loss_mask, targets, integer=not loss_mask.is_floating_point())
+        if mask.dtype != torch.bool and checks_values(debug_checks, targets.device):
+            check_mask(mask)
+        keep = keep & (mask != 0)
     per_row = None
     if isinstance(temperature, Tensor):
         per_row = per_token("temperature", temperature, targets).to(torch.promote_types(dtype, torch.float32))

@@ -69,7 +69,7 @@ class FusedLMHead(nn.Linear):
     ) -> Tensor | LogprobsOutput | PolicyLossOutput:
         """Return logits without targets, `fused_logprobs` with targets, and `fused_policy_loss` with targets and advantages.
 
-        `options` are those of the function that is called, without bias and softcap, which belong to the head.
+        `options` are those of the function that is called, without bias, softcap and the low-rank update, which belong to the head.
         """
         if targets is None:
             if advantages is not None or options:
@@ -78,6 +78,9 @@ class FusedLMHead(nn.Linear):
             if self.lora_a is not None:
                 logits = logits + self.lora_scale * (hidden @ self.lora_a.T) @ self.lora_b.T
             return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        own = sorted(options.keys() & {"bias", "softcap", "lora_a", "lora_b", "lora_scale"})
+        if own:
+            raise TypeError(f"{own[0]} must be left to the head, which has its own, got one as an option")
         lora = {"lora_a": self.lora_a, "lora_b": self.lora_b, "lora_scale": self.lora_scale}
         shared = {"bias": self.bias, "softcap": self.softcap, **lora, **options}
         if advantages is None:

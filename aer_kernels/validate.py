@@ -133,6 +133,19 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
+def check_mask(mask: Tensor) -> None:
+    """A mask of numbers holds 0 and 1 (a device sync on a GPU)."""
+    other = mask[(mask != 0) & (mask != 1)]
+    if other.numel():
+        raise ValueError(f"loss_mask must hold 0 and 1, got {float(other[0]):g}")
+
+
+def check_number_or_tensor(name: str, value: object) -> None:
+    """Check that a value is a number, or a torch.Tensor."""
+    if not isinstance(value, Tensor | float | int):
+        raise TypeError(f"{name} must be a float or a torch.Tensor, got {type(value).__name__}")
+
+
 def check_values(targets: Tensor, vocab_size: int | None, temperature: Tensor | None) -> None:
     """The value checks that need the data (a device sync on a GPU): targets of loss tokens, per-token temperatures.
 

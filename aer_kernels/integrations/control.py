@@ -67,7 +67,11 @@ def token_batch(
         entropy: (R, T) nats, of the same distributions, where the method needs them.
         reference_entropy: (R, T) nats, of the policy that the run began with, likewise.
         seed: for random choices of the method; another one at every update.
+    Raises:
+        TypeError, ValueError: loss_mask or prompt is not of this form, or an accuracy lies outside [0, 1]. Reads them: a device sync on a
+            GPU, as finding the loss tokens is one anyway.
     """
+    _check_padded(loss_mask, prompt, accuracy)
     response, position = loss_mask.nonzero(as_tuple=True)
     return flat_batch(
         response,
@@ -80,6 +84,18 @@ def token_batch(
         reference_entropy=None if reference_entropy is None else reference_entropy[loss_mask],
         seed=seed,
     )
+
+
+def _check_padded(loss_mask: Tensor, prompt: Tensor, accuracy: Tensor) -> None:
+    if loss_mask.dtype != torch.bool:
+        raise TypeError(f"loss_mask must have dtype bool, got {loss_mask.dtype}")
+    if loss_mask.ndim != 2 or prompt.shape != loss_mask.shape[:1]:
+        raise ValueError(f"loss_mask must have shape (R, T) and prompt (R,), got {tuple(loss_mask.shape)} and {tuple(prompt.shape)}")
+    if len(prompt) and (int(prompt[0]) < 0 or bool((prompt.diff() < 0).any()) or int(prompt[-1]) >= len(accuracy)):
+        raise ValueError(f"prompt must be ascending in [0, {len(accuracy)}), got {prompt.tolist()}")
+    outside = accuracy[(accuracy < 0) | (accuracy > 1)]
+    if outside.numel():
+        raise ValueError(f"accuracy must lie in [0, 1], got {float(outside[0]):g}")
 
 
 def flat_batch(
@@ -116,7 +132,16 @@ def flat_batch(
 
 
 def spread(values: Tensor, loss_mask: Tensor, fill: float = 0.0) -> Tensor:
-    """Return a number of each loss token, (N,), in its place among padded responses, (R, T) fp32, and `fill` elsewhere."""
+    """Return a number of each loss token, (N,), in its place among padded responses, (R, T) fp32, and `fill` elsewhere.
+
+    Terms are of the whole update: spread them over its whole mask, and then cut both into micro-batches.
+
+    Raises:
+        ValueError: values has not one number a loss token. Counts them: a device sync on a GPU.
+    """
+    count = int(loss_mask.sum())
+    if values.shape != (count,):
+        raise ValueError(f"values must have shape ({count},), one number a token of loss_mask, got {tuple(values.shape)}")
     return torch.full(loss_mask.shape, fill, device=values.device).masked_scatter(loss_mask, values.float())
 
 

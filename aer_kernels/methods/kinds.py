@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -85,6 +86,8 @@ def method_class(kind: str) -> type[Any]:
     ]
     if missing:
         raise ValueError(f"kind must name a method, got {kind!r} without {', '.join(missing)}")
+    if not is_dataclass(found.Config) or "kind" not in {option.name for option in fields(found.Config)}:
+        raise ValueError(f"kind must name a method whose Config is a dataclass with a field kind, got {kind!r}")
     return found
 
 
@@ -94,6 +97,8 @@ def make_method(config: Any) -> Method:
     Raises:
         ValueError: `config.kind` names no method, the configuration is that of another one, or an option that has no default is missing.
     """
+    if not isinstance(getattr(config, "kind", None), str):
+        raise ValueError(f"config must have a field kind, which names its method, got {type(config).__name__}")
     found = method_class(config.kind)
     if not isinstance(config, found.Config):
         raise ValueError(f"config must be a {found.Config.__name__} for kind {config.kind!r}, got {type(config).__name__}")
@@ -118,14 +123,20 @@ def _with_updates(options: Any, updates: int) -> Any:
 
 
 def check_method(method: Method, *, given: frozenset[str], on_policy: bool) -> None:
-    """Check that a method, or each of several at once, can do something in a trainer, before anything runs.
+    """Check that a method, or each of several at once, can do something in a trainer, and be saved, before anything runs.
 
     Args:
         given: the optional fields of `TokenBatch`, beside entropy, that the trainer can fill.
         on_policy: whether every batch is used for one update alone, so that all ratios are 1.
     Raises:
-        ValueError: the trainer lacks what the method needs, or the method would change nothing.
+        ValueError: the trainer lacks what the method needs, the method would change nothing, or its state is nothing that JSON can hold.
     """
+    for name, value in method.state_dict().items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            what = f"{type(method).__name__}.state_dict must hold plain numbers, texts, lists and dictionaries, as JSON can"
+            raise ValueError(f"{what}; got {type(value).__name__} for {name!r}: {error}") from error
     for part in method.parts.values() if isinstance(method, Combined) else [method]:
         name, needed, found = type(part).__name__, also_needs(part), moves(part)
         if needed - given:

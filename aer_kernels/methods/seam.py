@@ -11,6 +11,7 @@ any trainer can make a `TokenBatch` and apply `TokenTerms`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -152,16 +153,19 @@ class TokenTerms:
         """Check that every tensor has one finite number a token, >= 0 where it must be. Reads them, which is a device sync on a GPU.
 
         Raises:
-            ValueError: a shape is wrong, or a number is not allowed.
+            ValueError: a shape is wrong, or a number is not allowed. TypeError: a number a token is no tensor.
         """
         for name in ("weight", "shift", "entropy_coef", "divergence_coef", "held"):
             value = getattr(self, name)
             if value is None:
                 continue
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor with one number a token, or None, got {type(value).__name__}")
             check_option(name, tuple(value.shape), value.shape == tokens.logprobs.shape, f"have shape {tuple(tokens.logprobs.shape)}")
             check_option(name, "NaN or infinity", bool(value.isfinite().all()), "be finite")
             signed = name in ("shift", "entropy_coef") or not value.numel()
             check_option(name, 0.0 if signed else float(value.min()), signed or float(value.min()) >= 0, "be >= 0")
+        check_option("entropy_scale", self.entropy_scale, math.isfinite(self.entropy_scale), "be finite")
         for name in ("clip_low", "clip_high"):
             bound = getattr(self, name)
             check_option(name, bound, bound is None or bound >= 0, "be >= 0")
@@ -290,11 +294,20 @@ def needs_pass(method: Method) -> bool:
 
 
 def terms_of_nothing(method: Method) -> TokenTerms:
-    """Return a method's terms for an update without tokens: what it changes is there, empty."""
+    """Return a method's terms for an update without tokens: what it changes is there, empty.
+
+    Raises:
+        ValueError: the method cannot do without tokens.
+    """
     none, whole = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     names = (*OF_TOKENS, "rewards", "prompt_logprobs", "statistic")
     optional: dict[str, Any] = {**dict.fromkeys(names, none), "ids": whole, "text": ()}
-    return method.terms(TokenBatch(none, none, whole, whole, whole, none, **optional))
+    tokens = TokenBatch(none, none, whole, whole, whole, none, **optional)
+    try:
+        return method.terms(tokens)
+    except (IndexError, RuntimeError) as error:
+        name, found = type(method).__name__, f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name}.terms must return terms without tokens too, as an update can have none; got {found}") from error
 
 
 def moves(method: Method) -> frozenset[str]:

@@ -58,6 +58,18 @@ def aggregate(
     return Weighting(weights, 1.0 / denominator, denominator / entropy_denominator)
 
 
+def check_entropy_normalizer(
+    aggregation: str, normalizer: float | Tensor | None, entropy_normalizer: float | Tensor | None, entropy_coef: float | Tensor
+) -> None:
+    """With a normalizer a call is a part of an update: a bonus divided by its own tokens alone would grow with the number of parts."""
+    apart = aggregation != "token_mean" and normalizer is not None and entropy_normalizer is None
+    if apart and (isinstance(entropy_coef, Tensor) or entropy_coef != 0):
+        raise ValueError(
+            f"entropy_normalizer must be given with normalizer, entropy_coef and aggregation={aggregation!r}: "
+            f"the loss tokens of the whole update; got None"
+        )
+
+
 def _sequence_lengths(targets: Tensor, keep: Tensor, sequence_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Loss tokens of each sequence, and the sequence of each token."""
     if sequence_ids is not None:

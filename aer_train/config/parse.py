@@ -7,6 +7,7 @@ import io
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +64,10 @@ def read_config(path: Path) -> TrainConfig:
     """
     try:
         tree = _read_tree(path)
+        sections = [section.name for section in fields(TrainConfig)]
+        for name in tree:
+            if name not in sections:
+                raise ValueError(f"section must be one of {', '.join(sections)}, got {name!r}")
         method = tree.get("method", {})
         start = with_method(TrainConfig(), method.get("kind") if isinstance(method, dict) else None)
         return parse(tyro.conf.FlagConversionOff[TrainConfig], str(path), flags(tree), start)

@@ -25,6 +25,20 @@ def task(name: str) -> Task:
     return TASKS[name]
 
 
+def check_rule(kind: str, source: str) -> None:
+    """Check that a reward can judge the prompts of a source: by another task's rule, or that of mathematics, all answers are wrong.
+
+    Args:
+        kind: `reward.kind`.
+        source: where prompts come from; what is not embedded is not looked at.
+    Raises:
+        ValueError - the source is an embedded task, and `kind` neither its rule nor a function of the user's.
+    """
+    name = source.removeprefix(PREFIX).partition(":")[0]
+    if source.startswith(PREFIX) and kind != name and kind in ("math", *TASKS):
+        raise ValueError(f"reward.kind must be {name} for {source}, or a function of yours, got {kind}")
+
+
 def builtin_prompts(source: str, split: str, count: int | None, seed: int) -> list[Prompt]:
     """Prompts of `builtin:NAME`, or of `builtin:NAME:SHARE` with that share of hard ones among the training prompts.
 

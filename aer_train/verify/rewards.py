@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from aer_train.config.tree import RewardConfig
+from aer_train.tasks import check_rule
 from aer_train.types import Prompt, Question, Verdict
 from aer_train.verify import alternatives
 from aer_train.verify.alternatives import PendingBest
@@ -52,11 +53,13 @@ class Rewards:
         self.close()
 
     def check(self, prompts: Sequence[Prompt], source: str) -> None:
-        """Prove that what is asked about these prompts can be answered: functions get the columns that they need, and servers answer.
+        """Prove that what is asked about these prompts can be answered: embedded tasks are judged by their own rule, functions get the
+        columns that they need, and servers answer.
 
         Raises:
             ValueError - naming the option and what is missing.
         """
+        check_rule(self.config.kind, source)
         kinds = {(frozenset(prompt.columns), prompt.messages is None): prompt for prompt in reversed(prompts)}
         for prompt in kinds.values():
             question = question_of(prompt, "")

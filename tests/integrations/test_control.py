@@ -33,6 +33,38 @@ def test_a_batch_has_the_tokens_in_their_order():
     assert torch.equal(spread(tokens.logprobs, mask, -9.0), logprobs.masked_fill(~mask, -9.0))
 
 
+def test_terms_of_a_whole_update_are_not_those_of_a_part():
+    """Spread over the mask of a micro-batch they would give it the first rows' values."""
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    weight = torch.tensor([0.1, 0.2, 0.9])
+    assert spread(weight, mask)[1:].tolist() == [[pytest.approx(0.9), 0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"values must have shape \(1,\), one number a token of loss_mask, got \(3,\)"):
+        spread(weight, mask[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"loss_mask": torch.ones(6, 5, dtype=torch.int64)}, TypeError, "loss_mask must have dtype bool, got torch.int64"),
+        ({"loss_mask": torch.ones(6, 5)}, TypeError, "loss_mask must have dtype bool, got torch.float32"),
+        (
+            {"prompt": torch.tensor([0, 0, 1, 1, 2])},
+            ValueError,
+            r"loss_mask must have shape \(R, T\) and prompt \(R,\), got \(6, 5\) and \(5,\)",
+        ),
+        ({"prompt": torch.tensor([0, 1, 0, 1, 2, 2])}, ValueError, r"prompt must be ascending in \[0, 3\), got \[0, 1, 0, 1, 2, 2\]"),
+        ({"prompt": torch.tensor([0, 0, 1, 1, 2, 3])}, ValueError, r"prompt must be ascending in \[0, 3\), got"),
+        ({"accuracy": torch.tensor([0.0, -1.0, torch.nan])}, ValueError, r"accuracy must lie in \[0, 1\], got -1"),
+    ],
+    ids=["mask of numbers", "mask of floats", "a response without a prompt", "not ascending", "no such prompt", "a reward of -1"],
+)
+def test_what_a_batch_is_made_of_is_checked(change, error, match):
+    mask, logprobs, advantages, _ = padded()
+    given = {"loss_mask": mask, "prompt": torch.tensor([0, 0, 1, 1, 2, 2]), "accuracy": torch.full((3,), 0.5)} | change
+    with pytest.raises(error, match=match):
+        token_batch(*given.values(), logprobs=logprobs, advantages=advantages)
+
+
 def test_a_prompt_without_accuracy_is_left_out():
     """The batch is that of the others alone, and so are the weights of its prompts."""
     mask, logprobs, advantages, _ = padded()

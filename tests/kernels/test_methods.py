@@ -70,9 +70,12 @@ def test_terms_are_checked():
         (TokenTerms(divergence_coef=-ones), "divergence_coef must be >= 0, got -1.0"),
         (TokenTerms(held=-ones), "held must be >= 0, got -1.0"),
         (TokenTerms(clip_high=-0.1), "clip_high must be >= 0, got -0.1"),
+        (TokenTerms(entropy_scale=math.nan), "entropy_scale must be finite, got nan"),
     ):
         with pytest.raises(ValueError, match=match):
             terms.check(tokens)
+    with pytest.raises(TypeError, match=r"weight must be a torch.Tensor with one number a token, or None, got float"):
+        TokenTerms(weight=1.0).check(tokens)
 
 
 CONFIGS = {
@@ -352,6 +355,38 @@ def test_a_method_of_ones_own():
     path = "tests.kernels.test_methods.Own"
     assert method_class(path) is Own
     assert make_method(OwnConfig(path, 2.0)).terms(batch()).shift.tolist() == [2.0] * 10
+
+
+@dataclass(frozen=True)
+class NoKindConfig:
+    amount: float = 1.0
+
+
+class NoKind(Own):
+    Config = NoKindConfig
+
+
+class SavesTensors(Own):
+    def state_dict(self) -> dict[str, object]:
+        return {"steps": 3, "mean": torch.ones(2)}
+
+
+class NeedsTokens(Own):
+    def terms(self, tokens: TokenBatch) -> TokenTerms:
+        return TokenTerms(weight=(tokens.logprobs > tokens.logprobs.quantile(0.5)).float())
+
+
+def test_a_method_that_breaks_a_rule_is_named_before_anything_runs():
+    with pytest.raises(ValueError, match=r"kind must name a method whose Config is a dataclass with a field kind, got '.*NoKind'"):
+        method_class("tests.kernels.test_methods.NoKind")
+    with pytest.raises(ValueError, match="config must have a field kind, which names its method, got NoKindConfig"):
+        make_method(NoKindConfig())
+    for method, match in (
+        (SavesTensors(OwnConfig()), "SavesTensors.state_dict must hold plain numbers, .* as JSON can; got Tensor for 'mean'"),
+        (NeedsTokens(OwnConfig()), "NeedsTokens.terms must return terms without tokens too, .* got RuntimeError: quantile"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            check_method(method, given=frozenset(), on_policy=True)
 
 
 def test_bad_methods_and_options():

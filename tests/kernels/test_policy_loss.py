@@ -56,7 +56,7 @@ CASES = {
     "rollout_cispo": ((*ON_POLICY, "rollout_logprobs"), {"objective": "cispo"}),
     "mismatch": ((*OFF_POLICY, "importance_weights"), {}),
     "sequence_mean": (OFF_POLICY, {"aggregation": "sequence_mean"}),
-    "dr_grpo": (OFF_POLICY, {"aggregation": "constant", "normalizer": 100.0}),
+    "dr_grpo": (OFF_POLICY, {"aggregation": "constant", "normalizer": 100.0, "entropy_normalizer": 50.0}),
     "global_normalizer": (OFF_POLICY, {"normalizer": torch.tensor(123.0)}),
     "everything": (
         (*OFF_POLICY, "ref_logprobs", "importance_weights"),
@@ -68,6 +68,7 @@ CASES = {
             "temperature": 0.8,
             "softcap": 8.0,
             "normalizer": 7.0,
+            "entropy_normalizer": torch.tensor(31.0),
         },
     ),
 }
@@ -75,7 +76,7 @@ CASES = {
 
 def definition(x, statistics, *, advantages, loss_mask=None, old_logprobs=None, ref_logprobs=None, importance_weights=None, entropy_coef=0.0,
                rollout_logprobs=None, rollout_cap=2.0, kl_coef=0.0, kl="k3", objective="ppo", clip_low=0.2, clip_high=0.2, dual_clip=None, aggregation="token_mean", normalizer=None,
-               temperature=1.0, softcap=None):  # fmt: skip
+               entropy_normalizer=None, temperature=1.0, softcap=None):  # fmt: skip
     """Equation (9) of the reference, written once more on (B, T) tensors with masks instead of row selection."""
     logprobs, entropy = (o.view(B, T) for o in statistics(x, temperature=temperature, softcap=softcap)[:2])
     mask = torch.ones(B, T, dtype=torch.bool) if loss_mask is None else loss_mask
@@ -90,6 +91,7 @@ def definition(x, statistics, *, advantages, loss_mask=None, old_logprobs=None, 
     else:
         policy = (terms * mask).sum() / (mask.sum() if normalizer is None else normalizer)
     tokens = normalizer if aggregation == "token_mean" and normalizer is not None else mask.sum()
+    tokens = tokens if entropy_normalizer is None else entropy_normalizer
     return policy - (entropy_coef * entropy * mask).sum() / tokens
 
 
@@ -201,11 +203,13 @@ def test_zero_gradient_rows_are_left_out_of_the_products(impl, monkeypatch):
     assert torch.all(leaves.hidden.grad[never] == 0)
 
 
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("impl", FUSED)
-def test_micro_batches_with_a_global_normalizer_add_up(impl):
+def test_micro_batches_with_a_global_normalizer_add_up(impl, aggregation):
     x, tokens = make()
     total = tokens["loss_mask"].sum()
-    options = {n: tokens[n] for n in OFF_POLICY}
+    options = {n: tokens[n] for n in OFF_POLICY} | {"aggregation": aggregation, "entropy_normalizer": total}
+    options["normalizer"] = {"token_mean": total, "sequence_mean": 5.0, "constant": 100.0}[aggregation]
     run = lambda y: fused_policy_loss(y.hidden, y.weight, y.targets, bias=y.bias, impl=impl, **options).loss  # noqa: E731
     whole = loss_and_gradients(run, x, 1.0)
 
@@ -213,7 +217,12 @@ def test_micro_batches_with_a_global_normalizer_add_up(impl):
         pieces = [slice(0, 1), slice(1, 4), slice(4, 5)]
         return sum(
             fused_policy_loss(
-                y.hidden[p], y.weight, y.targets[p], bias=y.bias, impl=impl, normalizer=total, **{k: v[p] for k, v in options.items()}
+                y.hidden[p],
+                y.weight,
+                y.targets[p],
+                bias=y.bias,
+                impl=impl,
+                **{k: v[p] if k in OFF_POLICY else v for k, v in options.items()},
             ).loss
             for p in pieces
         )

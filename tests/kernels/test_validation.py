@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aer_kernels import fused_logprobs, fused_policy_loss, logprobs_from_logits
+from aer_kernels import FusedLMHead, fused_logprobs, fused_policy_loss, logprobs_from_logits
 
 H, W, Y, A = torch.randn(6, 4), torch.randn(9, 4), torch.zeros(6, dtype=torch.long), torch.ones(6)
 
@@ -41,6 +41,16 @@ H, W, Y, A = torch.randn(6, 4), torch.randn(9, 4), torch.zeros(6, dtype=torch.lo
         (ValueError, r"normalizer must be a float or a 0-dim tensor, got shape \(2,\)",
          lambda: fused_policy_loss(H, W, Y, advantages=A, normalizer=torch.ones(2))),
         (ValueError, "normalizer must be given for aggregation='constant', got None", lambda: fused_policy_loss(H, W, Y, advantages=A, aggregation="constant")),
+        (ValueError, "entropy_normalizer must be given with normalizer, entropy_coef and aggregation='constant': the loss tokens of the whole",
+         lambda: fused_policy_loss(H, W, Y, advantages=A, aggregation="constant", normalizer=9.0, entropy_coef=0.1)),
+        (ValueError, "entropy_normalizer must be given with normalizer, entropy_coef and aggregation='sequence_mean'",
+         lambda: fused_policy_loss(H, W, Y, advantages=A, aggregation="sequence_mean", sequence_ids=Y, normalizer=9.0, entropy_coef=A)),
+        (TypeError, "entropy_coef must be a float or a torch.Tensor, got list", lambda: fused_policy_loss(H, W, Y, advantages=A, entropy_coef=[0.1])),
+        (TypeError, "kl_coef must be a float or a torch.Tensor, got str", lambda: fused_policy_loss(H, W, Y, advantages=A, kl_coef="0.1")),
+        (ValueError, "importance_weights must be >= 0, got -1.0", lambda: fused_policy_loss(H, W, Y, advantages=A, importance_weights=-torch.ones(6))),
+        (ValueError, "loss_mask must hold 0 and 1, got 0.5", lambda: fused_logprobs(H, W, Y, loss_mask=torch.full((6,), 0.5))),
+        (TypeError, "bias must be left to the head, which has its own",
+         lambda: FusedLMHead(W.shape[1], W.shape[0])(H, Y, bias=torch.zeros(W.shape[0]))),
         (ValueError, "sequence_ids must be given for aggregation='sequence_mean'",
          lambda: fused_policy_loss(H, W, Y, advantages=A, aggregation="sequence_mean")),
         (ValueError, "sequence_ids must be None unless aggregation is 'sequence_mean'", lambda: fused_policy_loss(H, W, Y, advantages=A, sequence_ids=Y)),

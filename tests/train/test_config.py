@@ -51,6 +51,7 @@ def test_flags() -> None:
     ("name", "text", "match"),
     [
         ("a.json", '{"optim": {"lrr": 1}}', r"a.json: Unrecognized options: --optim.lrr=1 \(perhaps --optim.lr\)"),
+        ("a.toml", "[optimizer]\nlr = 1e-6", r"a.toml: section must be one of model, data, .*optim.*, got 'optimizer'"),
         ("a.json", '{"optim": {"lr": "fast"}}', r"a.json: .*--optim.lr: could not convert string to float: 'fast'"),
         ("a.json", '{"method": {"rho": 2}}', r"a.json: .*rho must be in \(0, 1\], got 2.0"),
         ("a.json", '{"objective": {"kind": "dpo"}}', r"a.json: invalid choice 'dpo' for argument '--objective.kind'"),

@@ -2,10 +2,11 @@
 
 import random
 import re
+from contextlib import nullcontext
 
 import pytest
 
-from aer_train.tasks import TASKS, builtin_prompts, task
+from aer_train.tasks import TASKS, builtin_prompts, check_rule, task
 from aer_train.tasks.prompts import EVALUATION, make_prompts, split_of
 from aer_train.tasks.warmup import SIZES, build_model, build_tokenizer, report, warm_up
 from aer_train.verify import Verifier
@@ -94,3 +95,25 @@ def test_warm_up_writes_a_folder_that_loads(tmp_path):
 def test_sizes():
     counts = {size: sum(p.numel() for p in build_model(size, 25).parameters()) for size in SIZES}
     assert 0.13e6 < counts["small"] < 0.17e6 and 0.55e6 < counts["base"] < 0.65e6
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "fits"),
+    [
+        ("countdown", "builtin:countdown", True),
+        ("countdown", "builtin:countdown:0.25", True),
+        ("my_rewards.closeness", "builtin:countdown", True),
+        ("math", "gsm8k_train.jsonl", True),
+        ("math", "builtin:countdown", False),
+        ("countdown", "builtin:countdown4", False),
+        ("worked", "builtin:mixed:0.5", False),
+    ],
+)
+def test_an_embedded_task_is_judged_by_its_own_rule(kind, source, fits):
+    """By another one every answer is wrong, and a run would learn nothing without saying why."""
+    with (
+        nullcontext()
+        if fits
+        else pytest.raises(ValueError, match=f"reward.kind must be {source.split(':')[1]} for {source}, .*, got {kind}")
+    ):
+        check_rule(kind, source)
