@@ -75,7 +75,7 @@ class AdaptiveEntropyController(Regulator):
         Returns:
             (P,) fp32 on the device of group_accuracy, >= 0. All zero when disabled.
         Raises:
-            ValueError: a shape is wrong, or surplus gets no group_entropy.
+            ValueError: a shape is wrong, surplus gets no group_entropy, or on a CPU an accuracy lies outside [0, 1], as rewards of -1 do.
         """
         return self.alpha * self.weights(group_accuracy, group_entropy)
 
@@ -110,4 +110,6 @@ def _accuracy(group_accuracy: Tensor | Sequence[float]) -> Tensor:
     accuracy = torch.as_tensor(group_accuracy, dtype=torch.float32)
     if accuracy.ndim != 1:
         raise ValueError(f"group_accuracy must have shape (P,), got {tuple(accuracy.shape)}")
+    if accuracy.device.type == "cpu" and bool(((accuracy < 0) | (accuracy > 1)).any()):  # no device sync elsewhere
+        raise ValueError(f"group_accuracy must be in [0, 1], got {accuracy.min():g} to {accuracy.max():g}")
     return accuracy

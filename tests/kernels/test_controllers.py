@@ -273,6 +273,8 @@ def test_whose_entropy_is_held():
     assert controller(rho=0.5).held(accuracy).tolist() == [1.0] * 4
     assert controller(held="difficult", rho=0.5, least_weight=0.5, surplus=1.0).held(accuracy).tolist() == [1.0, 0.5, 0.0, 0.0]
     assert controller(held="difficult", rho=0.5, difficulty="linear").held(accuracy).tolist() == [1.0, 0.75, 0.5, 0.0]
+    with pytest.raises(ValueError, match=r"group_accuracy must be in \[0, 1\], got -1 to 1"):  # rewards are not accuracies
+        AdaptiveEntropyController(EntropyControlConfig()).coefficients([-1.0, 1.0])
     with pytest.raises(ValueError, match=r"group_accuracy must have shape \(P,\), got \(1, 2\)"):
         controller().held([[0.0, 1.0]])
     with pytest.raises(ValueError, match="held must be 'all' for difficulty='uniform'"):
