@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from study.intervals import FEW, Number, counts, difference_of_runs
 from study.measures import SHOWN, measured, score
@@ -12,25 +13,47 @@ from study.tables import FIRST_TRY, best_method, bold, difference_cell
 
 TUNED = "fixed, tuned to each setting"
 TUNED_FINELY = "the best of nine at each setting"
+TUNED_APART = "the best of nine, chosen by the other seeds"
 
-TUNINGS: dict[str, tuple[str | tuple[str, ...], Number]] = {
-    TUNED: ("fixed", FIRST_TRY),
-    TUNED_FINELY: (("grpo", *FIXED, *ANNEALED), score),
-}
-"""How the names of the candidates of a search begin, and by what one of them is chosen."""
+
+@dataclass(frozen=True)
+class Search:
+    """How one of several methods is chosen in each setting."""
+
+    candidates: str | tuple[str, ...]
+    """How their names begin."""
+    number: Number
+    """By what, the largest mean over the runs that all of them have."""
+    apart: bool = False
+    """Each run by the runs of the other seeds alone. A run that finds the strategy by luck is otherwise chosen for its luck, which another
+    run of the same method would not have."""
+
+    def best(self, members: Sequence[Record], seed: int) -> str:
+        """Return the method that it takes for a run.
+
+        Args:
+            members: all runs in the setting.
+            seed: of the run.
+        """
+        asked = [record for record in members if not (self.apart and record["seed"] == seed)]
+        return best_method(asked, self.candidates, self.number)
+
+
+NINE = ("grpo", *FIXED, *ANNEALED)
+TUNINGS = {TUNED: Search("fixed", FIRST_TRY), TUNED_FINELY: Search(NINE, score), TUNED_APART: Search(NINE, score, apart=True)}
+"""Searches by their name, which is that of a method."""
 
 
 def tuned(records: Sequence[Record], search: str = TUNED) -> list[Record]:
-    """Return the runs of the candidate that is best on validation at its own place, as those of one method: what a search at every place
-    would get.
+    """Return the runs that a search takes in each setting, as those of one method.
 
     Args:
         search: one of TUNINGS, which names the method.
     """
     found = []
     for members in by_place(records).values():
-        best = best_method(members, *TUNINGS[search])
-        found += [record | {"method": search} for record in members if record["method"] == best]
+        best = {seed: TUNINGS[search].best(members, seed) for seed in {record["seed"] for record in members}}
+        found += [record | {"method": search} for record in members if record["method"] == best[record["seed"]]]
     return found
 
 
