@@ -46,6 +46,18 @@ def fails(runs: Sequence[Record], reference: Sequence[Record], split: str = "tes
     return 2 * sum(found(run, split) for run in runs) < len(runs) or fmean(map(easy, reference)) - fmean(map(easy, runs)) > LOSS
 
 
+def failed(runs: Sequence[Record], records: Sequence[Record], split: str = "test") -> int:
+    """Return in how many settings some runs of one method fail.
+
+    Args:
+        records: all runs of plain GRPO in these settings are the reference, also those without a partner; others do not count.
+    """
+    return sum(
+        fails(members, [record for record in by_place(records)[place] if record["method"] == REFERENCE], split)
+        for place, members in by_place(runs).items()
+    )
+
+
 def failures(records: Sequence[Record], method: str, split: str = "test") -> dict[str, bool]:
     """Return by the name of each place at which a method was run whether it fails there.
 

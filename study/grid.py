@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.failures import failures, found
+from study.failures import failed, found
 from study.intervals import mean
 from study.measures import measured, score
 from study.names import ANNEALED, FIXED
@@ -33,9 +33,8 @@ def grid_table(records: Sequence[Record]) -> str:
         lines.append(f"| {place} | {' | '.join(cells)} |")
     everything, columns = [*runs, *(record for taken in searches.values() for record in taken)], [*HEADS, *searches]
     counted = [[r for r in everything if r["method"] == method] for method in columns]
-    verdicts = [failures(everything, method).values() for method in columns]
     lines.append(f"| runs that found | {' | '.join(f'{sum(map(found, members))} of {len(members)}' for members in counted)} |")
-    lines.append(f"| settings failed | {' | '.join(f'{sum(verdict)} of {len(verdict)}' for verdict in verdicts)} |")
+    lines.append(f"| settings failed | {' | '.join(f'{failed(members, records)} of {len(by_place(members))}' for members in counted)} |")
     lines.append(f"| score on validation | {' | '.join(f'{mean(members, score).mean:.3f}' for members in counted)} |")
     return "\n".join(lines) + "\n"
 

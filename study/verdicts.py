@@ -63,7 +63,7 @@ def save_verdicts(records: Sequence[Record], labels: Mapping[str, str], path: Pa
     from matplotlib.patches import Patch
 
     places = by_place(records)
-    figure = Figure(figsize=(11, 0.27 * len(places) + 1.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(max(11, 1.35 * len(labels)), 0.27 * len(places) + 1.4), layout="constrained", facecolor="white")
     grid = figure.subplots(1, len(labels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (method, label) in zip(grid, labels.items(), strict=True):
         failed = failures(records, method)

@@ -22,19 +22,16 @@ class Where:
     """How the names of the settings begin."""
     places: tuple[str, ...] | None = None
     """Names of places; None is all."""
-    seeds: tuple[int, ...] | None = None
-    """None is all."""
 
     def records(self, runs: Runs) -> list[Record]:
         """Return the records of these places."""
         found = [r for matrix in self.matrices.split("+") for r in runs[matrix] if r["setting"].startswith(self.settings)]
-        found = [record for record in found if self.seeds is None or record["seed"] in self.seeds]
         return found if self.places is None else [record for name in self.places for record in by_place(found)[name]]
 
 
 TWELVE = Where("all twelve", "allocation+robust_again+advantage_again")
 AGAIN = Where("all twelve, other seeds", "temperature+temperature_robust+temperature_advantage")
-GRID = Where("all twelve, seeds 63 to 65", f"{AGAIN.matrices}+grid+grid_robust+grid_advantage", seeds=(63, 64, 65))
+GRID = Where("all twelve, seeds 63 to 65", f"{AGAIN.matrices}+grid+grid_robust+grid_advantage")
 VOCABULARY = Where("all eight", "vocabulary")
 
 POLICIES = (

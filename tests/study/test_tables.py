@@ -270,6 +270,8 @@ def test_a_search_by_the_other_seeds_does_not_take_a_run_for_its_luck():
     assert [r["right"]["test"]["hard"][0] for r in tuned(records, TUNED_FINELY)] == [0, 3]
     assert [(r["seed"], r["right"]["test"]["hard"][0]) for r in tuned(records, TUNED_APART)] == [(1, 0), (0, 0)]
     assert {r["method"] for r in tuned(records, TUNED_APART)} == {TUNED_APART}
+    alone = [*records, record("grpo", 9, [4, 4], [4, 4])]
+    assert {r["seed"] for search in (TUNED_FINELY, TUNED_APART) for r in tuned(alone, search)} == {0, 1}, "what all of them have"
 
 
 def test_claims_name_their_runs(monkeypatch):
