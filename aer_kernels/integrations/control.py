@@ -45,6 +45,20 @@ def unsolved_share(accuracy: Tensor) -> float | None:
     return float((accuracy <= 0).float().mean()) if len(accuracy) else None
 
 
+def check_prompts(prompt: Tensor, accuracy: Tensor) -> None:
+    """Check which prompt each response answers, (R,), and the accuracy of each prompt, (P,) with NaN where there is none.
+
+    Raises:
+        ValueError: prompt does not ascend in [0, P), or an accuracy lies outside [0, 1]. Reads them: a device sync on a GPU.
+    """
+    if bool((prompt.diff() < 0).any()) or (len(prompt) and int(prompt[0]) < 0):
+        raise ValueError(f"prompt must ascend from 0 or more, got {prompt.tolist()}")
+    if accuracy.dim() != 1 or (len(prompt) and int(prompt[-1]) >= len(accuracy)):
+        raise ValueError(f"accuracy must have a number for each prompt, shape (P,), got shape {tuple(accuracy.shape)}")
+    if bool(((accuracy < 0) | (accuracy > 1)).any()):
+        raise ValueError(f"accuracy must lie in [0, 1], got {accuracy.tolist()}")
+
+
 def token_batch(
     loss_mask: Tensor,
     prompt: Tensor,
@@ -71,7 +85,11 @@ def token_batch(
         TypeError, ValueError: loss_mask or prompt is not of this form, or an accuracy lies outside [0, 1]. Reads them: a device sync on a
             GPU, as finding the loss tokens is one anyway.
     """
-    _check_padded(loss_mask, prompt, accuracy)
+    if loss_mask.dtype != torch.bool:
+        raise TypeError(f"loss_mask must have dtype bool, got {loss_mask.dtype}")
+    if loss_mask.ndim != 2 or prompt.shape != loss_mask.shape[:1]:
+        raise ValueError(f"loss_mask must have shape (R, T) and prompt (R,), got {tuple(loss_mask.shape)} and {tuple(prompt.shape)}")
+    check_prompts(prompt, accuracy)
     response, position = loss_mask.nonzero(as_tuple=True)
     return flat_batch(
         response,
@@ -84,18 +102,6 @@ def token_batch(
         reference_entropy=None if reference_entropy is None else reference_entropy[loss_mask],
         seed=seed,
     )
-
-
-def _check_padded(loss_mask: Tensor, prompt: Tensor, accuracy: Tensor) -> None:
-    if loss_mask.dtype != torch.bool:
-        raise TypeError(f"loss_mask must have dtype bool, got {loss_mask.dtype}")
-    if loss_mask.ndim != 2 or prompt.shape != loss_mask.shape[:1]:
-        raise ValueError(f"loss_mask must have shape (R, T) and prompt (R,), got {tuple(loss_mask.shape)} and {tuple(prompt.shape)}")
-    if len(prompt) and (int(prompt[0]) < 0 or bool((prompt.diff() < 0).any()) or int(prompt[-1]) >= len(accuracy)):
-        raise ValueError(f"prompt must be ascending in [0, {len(accuracy)}), got {prompt.tolist()}")
-    outside = accuracy[(accuracy < 0) | (accuracy > 1)]
-    if outside.numel():
-        raise ValueError(f"accuracy must lie in [0, 1], got {float(outside[0]):g}")
 
 
 def flat_batch(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aer_kernels.entropy_control import BELOW_START, EntropyControlConfig
-from aer_kernels.integrations.control import held_sums, spread, token_batch, unsolved_share
+from aer_kernels.integrations.control import check_prompts, held_sums, spread, token_batch, unsolved_share
 from aer_kernels.methods import AER, Measured
 from aer_kernels.objectives.entropy_advantages import entropy_advantages, surprisal_baseline
 
@@ -106,9 +106,4 @@ def _check(logprobs: Tensor, loss_mask: Tensor, prompt: Tensor, accuracy: Tensor
     if logprobs.dim() != 2 or loss_mask.shape != logprobs.shape or prompt.shape != logprobs.shape[:1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (logprobs, loss_mask, prompt))
         raise ValueError(f"logprobs and loss_mask must have shape (R, T), and prompt (R,), got {shapes}")
-    if bool((prompt.diff() < 0).any()):
-        raise ValueError(f"prompt must ascend, got {prompt.tolist()}")
-    if accuracy.dim() != 1 or (len(prompt) and int(prompt[-1]) >= len(accuracy)):
-        raise ValueError(f"accuracy must have a number for each prompt, shape (P,), got shape {tuple(accuracy.shape)}")
-    if bool(((accuracy < 0) | (accuracy > 1)).any()):
-        raise ValueError(f"accuracy must lie in [0, 1], got {accuracy.tolist()}")
+    check_prompts(prompt, accuracy)

@@ -52,11 +52,24 @@ def test_terms_of_a_whole_update_are_not_those_of_a_part():
             ValueError,
             r"loss_mask must have shape \(R, T\) and prompt \(R,\), got \(6, 5\) and \(5,\)",
         ),
-        ({"prompt": torch.tensor([0, 1, 0, 1, 2, 2])}, ValueError, r"prompt must be ascending in \[0, 3\), got \[0, 1, 0, 1, 2, 2\]"),
-        ({"prompt": torch.tensor([0, 0, 1, 1, 2, 3])}, ValueError, r"prompt must be ascending in \[0, 3\), got"),
-        ({"accuracy": torch.tensor([0.0, -1.0, torch.nan])}, ValueError, r"accuracy must lie in \[0, 1\], got -1"),
+        ({"prompt": torch.tensor([0, 1, 0, 1, 2, 2])}, ValueError, r"prompt must ascend from 0 or more, got \[0, 1, 0, 1, 2, 2\]"),
+        ({"prompt": torch.tensor([-1, 0, 1, 1, 2, 2])}, ValueError, r"prompt must ascend from 0 or more, got \[-1, 0"),
+        (
+            {"prompt": torch.tensor([0, 0, 1, 1, 2, 3])},
+            ValueError,
+            r"accuracy must have a number for each prompt, shape \(P,\), got shape \(3,\)",
+        ),
+        ({"accuracy": torch.tensor([0.0, -1.0, torch.nan])}, ValueError, r"accuracy must lie in \[0, 1\], got \[0.0, -1.0, nan\]"),
     ],
-    ids=["mask of numbers", "mask of floats", "a response without a prompt", "not ascending", "no such prompt", "a reward of -1"],
+    ids=[
+        "mask of numbers",
+        "mask of floats",
+        "a response without a prompt",
+        "not ascending",
+        "below 0",
+        "no such prompt",
+        "a reward of -1",
+    ],
 )
 def test_what_a_batch_is_made_of_is_checked(change, error, match):
     mask, logprobs, advantages, _ = padded()

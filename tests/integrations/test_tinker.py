@@ -143,7 +143,7 @@ def test_what_is_wrong_is_refused():
         SampledEntropy(EntropyControlConfig(kind="balance"))
     with pytest.raises(ValueError, match="updates must be given with tau_end"):
         SampledEntropy(EntropyControlConfig(tau_end=0.5))
-    with pytest.raises(ValueError, match=r"prompt must ascend, got \[1, 0\]"):
+    with pytest.raises(ValueError, match=r"prompt must ascend from 0 or more, got \[1, 0\]"):
         SampledEntropy(FIXED).advantages(torch.zeros(2, 3), torch.ones(2, 3), torch.tensor([1, 0]), torch.zeros(2))
     with pytest.raises(TypeError, match="config must be an EntropyControlConfig, got float"):
         SampledEntropy(0.4)
