@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aer_kernels.inputs import check_common, check_row_tol, find_tokens, make_surrogate, policy_inputs, prepare_head
-from aer_kernels.objectives.aggregation import Aggregation, aggregate, check_entropy_normalizer
+from aer_kernels.objectives.aggregation import Aggregation, aggregate
 from aer_kernels.objectives.policy import METRICS, Divergence, Objective
 from aer_kernels.operators import LogitsArguments, PolicyArguments, full_logits, logits_statistics, logprobs, policy_loss
 from aer_kernels.validate import check_impl, check_logits
@@ -278,8 +278,7 @@ def fused_policy_loss(
         debug_checks=debug_checks,
     )
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    check_entropy_normalizer(aggregation, normalizer, entropy_normalizer, entropy_coef)
-    weighting = aggregate(aggregation, targets, tokens.keep, sequence_ids, normalizer, entropy_normalizer, dtype)
+    weighting = aggregate(aggregation, targets, tokens.keep, sequence_ids, normalizer, entropy_normalizer, entropy_coef, dtype)
     inputs = policy_inputs(
         tokens,
         targets,

@@ -30,12 +30,19 @@ def aggregate(
     sequence_ids: Tensor | None,
     normalizer: float | Tensor | None,
     entropy_normalizer: float | Tensor | None,
+    entropy_coef: float | Tensor,
     dtype: torch.dtype,
 ) -> Weighting:
     """Weights of the tokens of `targets` at which keep (N,) holds; arguments as in `fused_policy_loss`. No device sync."""
     check_choice("aggregation", aggregation, get_args(Aggregation))
     given = _denominator("normalizer", normalizer, targets, dtype)
     entropy_given = _denominator("entropy_normalizer", entropy_normalizer, targets, dtype)
+    has_bonus = isinstance(entropy_coef, Tensor) or entropy_coef != 0
+    if (
+        has_bonus and aggregation != "token_mean" and given is not None and entropy_given is None
+    ):  # a part of an update has its tokens alone
+        what = f"normalizer, entropy_coef and aggregation={aggregation!r}: the loss tokens of the whole update"
+        raise ValueError(f"entropy_normalizer must be given with {what}; got None")
     tokens = keep.sum().clamp(min=1).to(dtype)
     weights = keep.to(dtype)
     if sequence_ids is not None and aggregation != "sequence_mean":
@@ -56,18 +63,6 @@ def aggregate(
         denominator = mean_length * (sequences if given is None else given)
         entropy_denominator = tokens if entropy_given is None else entropy_given
     return Weighting(weights, 1.0 / denominator, denominator / entropy_denominator)
-
-
-def check_entropy_normalizer(
-    aggregation: str, normalizer: float | Tensor | None, entropy_normalizer: float | Tensor | None, entropy_coef: float | Tensor
-) -> None:
-    """With a normalizer a call is a part of an update: a bonus divided by its own tokens alone would grow with the number of parts."""
-    apart = aggregation != "token_mean" and normalizer is not None and entropy_normalizer is None
-    if apart and (isinstance(entropy_coef, Tensor) or entropy_coef != 0):
-        raise ValueError(
-            f"entropy_normalizer must be given with normalizer, entropy_coef and aggregation={aggregation!r}: "
-            f"the loss tokens of the whole update; got None"
-        )
 
 
 def _sequence_lengths(targets: Tensor, keep: Tensor, sequence_ids: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
