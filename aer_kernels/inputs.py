@@ -225,10 +225,10 @@ def policy_inputs(
         return None if value is None else tokens.clean(name, value, targets, dtype)
 
     def coefficient(name: str, value: float | Tensor) -> Tensor:
-        check_number_or_tensor(name, value)
         given = value if isinstance(value, Tensor) else torch.full((), float(value), dtype=dtype, device=targets.device)
         return tokens.clean(name, given, targets, dtype)
 
+    check_number_or_tensor("entropy_coef", entropy_coef)
     check_number_or_tensor("kl_coef", kl_coef)
     if not isinstance(kl_coef, Tensor):
         check_at_least("kl_coef", kl_coef, 0)

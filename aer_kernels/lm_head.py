@@ -78,11 +78,11 @@ class FusedLMHead(nn.Linear):
             if self.lora_a is not None:
                 logits = logits + self.lora_scale * (hidden @ self.lora_a.T) @ self.lora_b.T
             return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-        own = sorted(options.keys() & {"bias", "softcap", "lora_a", "lora_b", "lora_scale"})
-        if own:
-            raise TypeError(f"{own[0]} must be left to the head, which has its own, got one as an option")
         lora = {"lora_a": self.lora_a, "lora_b": self.lora_b, "lora_scale": self.lora_scale}
-        shared = {"bias": self.bias, "softcap": self.softcap, **lora, **options}
+        own: dict[str, Any] = {"bias": self.bias, "softcap": self.softcap, **lora}
+        for name in own.keys() & options.keys():
+            raise TypeError(f"{name} must be left to the head, which has its own, got one as an option")
+        shared = own | options
         if advantages is None:
             return fused_logprobs(hidden, self.weight, targets, **shared)
         return fused_policy_loss(hidden, self.weight, targets, advantages=advantages, **shared)
