@@ -8,8 +8,9 @@ from study.failures import failed, found
 from study.intervals import mean
 from study.measures import measured, score
 from study.names import ANNEALED, FIXED
-from study.places import TUNED_APART, TUNED_FINELY, TUNINGS, tuned
-from study.records import Record, by_place, pair_of
+from study.places import NINE, TUNED_APART, TUNED_FINELY, TUNINGS, tuned
+from study.records import Record, by_place
+from study.tables import shared
 
 HEADS = {"grpo": "0", **{method: words.removeprefix("fixed ") for method, words in FIXED.items()}, **ANNEALED}
 """The candidates, by their coefficient."""
@@ -22,7 +23,7 @@ def grid_table(records: Sequence[Record]) -> str:
     Args:
         records: the pairs that all candidates have, and others, which do not count.
     """
-    runs = shared(records)
+    runs = shared(records, NINE)
     searches = {search: tuned(runs, search) for search in (TUNED_FINELY, TUNED_APART)}
     lines = [f"| setting | {' | '.join([*HEADS.values(), *searches])} |", "|---" * (len(HEADS) + len(searches) + 1) + "|"]
     for place, members in by_place(runs).items():
@@ -37,13 +38,6 @@ def grid_table(records: Sequence[Record]) -> str:
     lines.append(f"| settings failed | {' | '.join(f'{failed(members, records)} of {len(by_place(members))}' for members in counted)} |")
     lines.append(f"| score on validation | {' | '.join(f'{mean(members, score).mean:.3f}' for members in counted)} |")
     return "\n".join(lines) + "\n"
-
-
-def shared(records: Sequence[Record]) -> list[Record]:
-    """Return the runs of the candidates at the places and seeds that all of them have."""
-    candidates = [record for record in records if record["method"] in HEADS]
-    pairs = set.intersection(*({pair_of(r) for r in candidates if r["method"] == method} for method in HEADS))
-    return [record for record in candidates if pair_of(record) in pairs]
 
 
 def _solved(members: Sequence[Record], method: str, chosen: bool = False) -> str:

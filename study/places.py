@@ -9,7 +9,7 @@ from study.intervals import FEW, Number, counts, difference_of_runs
 from study.measures import SHOWN, measured, score
 from study.names import ANNEALED, FIXED
 from study.records import Record, by_place
-from study.tables import FIRST_TRY, best_method, bold, by_method, difference_cell
+from study.tables import FIRST_TRY, best_method, bold, difference_cell, shared
 
 TUNED = "fixed, tuned to each setting"
 TUNED_FINELY = "the best of nine at each setting"
@@ -27,11 +27,6 @@ class Search:
     apart: bool = False
     """Each run by the runs of the other seeds alone. A run that finds the strategy by luck is otherwise chosen for its luck, which another
     run of the same method would not have."""
-
-    def seeds(self, members: Sequence[Record]) -> set[int]:
-        """Return the seeds with which every candidate was run in a setting."""
-        candidates = [record for record in members if record["method"].startswith(self.candidates)]
-        return set.intersection(*({record["seed"] for record in runs} for _, runs in by_method(candidates)))
 
     def best(self, members: Sequence[Record], seed: int) -> str:
         """Return the method that it takes for a run.
@@ -57,8 +52,9 @@ def tuned(records: Sequence[Record], search: str = TUNED) -> list[Record]:
     """
     found = []
     for members in by_place(records).values():
-        best = {seed: TUNINGS[search].best(members, seed) for seed in TUNINGS[search].seeds(members)}
-        found += [record | {"method": search} for record in members if record["method"] == best.get(record["seed"])]
+        candidates = shared(members, TUNINGS[search].candidates)
+        best = {seed: TUNINGS[search].best(candidates, seed) for seed in {record["seed"] for record in candidates}}
+        found += [record | {"method": search} for record in candidates if record["method"] == best[record["seed"]]]
     return found
 
 

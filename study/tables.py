@@ -109,11 +109,22 @@ def best_method(records: Sequence[Record], prefix: str | tuple[str, ...], number
     Raises:
         ValueError - there is no such method, or no such place and seed.
     """
-    found = {method: {pair_of(r): r for r in ours} for method, ours in by_method(records) if method.startswith(prefix)}
-    common = set.intersection(*map(set, found.values())) if found else set()
+    return max(by_method(shared(records, prefix)), key=lambda found: average([number(record) for record in found[1]]))[0]
+
+
+def shared(records: Sequence[Record], prefix: str | tuple[str, ...]) -> list[Record]:
+    """Return the runs of the methods whose names start with `prefix`, or one of several, at the pairs (place, seed) that all of them have.
+
+    Raises:
+        ValueError - there is no such method, or no such place and seed.
+    """
+    found = [record for record in records if record["method"].startswith(prefix)]
+    methods = [method for method, _ in by_method(found)]
+    pairs = [{pair_of(record) for record in ours} for _, ours in by_method(found)]
+    common = set.intersection(*pairs) if pairs else set()
     if not common:
-        raise ValueError(f"records must have runs of methods {prefix!r}... at the same places, got {', '.join(found) or 'none'}")
-    return max(found, key=lambda method: average([number(found[method][pair]) for pair in common]))
+        raise ValueError(f"records must have runs of methods {prefix!r}... at the same places, got {', '.join(methods) or 'none'}")
+    return [record for record in found if pair_of(record) in common]
 
 
 def shown(value: Estimate, sign: str = "") -> str:
