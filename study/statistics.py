@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import mpmath
 
@@ -18,8 +19,6 @@ class Estimate:
     mean: float
     half_width: float
     count: int
-    p_value: float
-    """Two-sided, of the hypothesis that the mean is 0; NaN from a single value."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -35,12 +34,10 @@ def estimate(values: Sequence[float]) -> Estimate:
     count = len(values)
     mean = math.fsum(values) / count
     if count < 2:
-        return Estimate(mean, math.nan, count, math.nan)
+        return Estimate(mean, math.nan, count)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
     error = deviation / math.sqrt(count)
-    if error == 0:
-        return Estimate(mean, 0.0, count, 1.0 if mean == 0 else 0.0)
-    return Estimate(mean, t_quantile(0.5 + LEVEL / 2, count - 1) * error, count, 2 * (1 - t_cdf(abs(mean) / error, count - 1)))
+    return Estimate(mean, t_quantile(0.5 + LEVEL / 2, count - 1) * error, count)
 
 
 def t_cdf(t: float, freedom: int) -> float:
@@ -48,6 +45,7 @@ def t_cdf(t: float, freedom: int) -> float:
     return 1 - float(mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True)) / 2
 
 
+@cache
 def t_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t for a probability above 1/2."""
     low, high = 0.0, 1e4
