@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from aer_kernels import EntropyControlConfig
 from aer_train import dist
 from aer_train.ahead import Ahead
 from aer_train.clock import Clock
@@ -24,7 +25,7 @@ from aer_train.config.method import method_of, needs_reference
 from aer_train.config.tree import TrainConfig
 from aer_train.data.difficulty import Difficulty
 from aer_train.data.prompts import load_eval_sets, load_prompts, overlap
-from aer_train.data.record import about_data, data_changes
+from aer_train.data.record import about_data, changes
 from aer_train.data.render import UNUSED_TEMPLATE, dated, today, unused_template
 from aer_train.evaluation.evaluate import evaluate, tell_unreadable
 from aer_train.extras import check_extras
@@ -57,6 +58,7 @@ from aer_train.types import Prompt
 from aer_train.verify.alternatives import unreadable
 from aer_train.verify.failures import Failures
 from aer_train.verify.rewards import Rewards
+from aer_train.verify.sources import source_digests
 
 
 def train(config: TrainConfig, *, resume: bool = False) -> Path:
@@ -163,6 +165,9 @@ class Loop:
         self.prompts, self.train_set = self._readable(train.prompts), train
         if unused_template(data, tokenizer) and not data.train.startswith("builtin:"):
             self.console.hint(UNUSED_TEMPLATE)
+        method = self.config.method
+        if isinstance(method, EntropyControlConfig) and method.kind == "fixed" and not method.coef:
+            self.console.hint("method.coef is 0, so there is no bonus: kind fixed needs a coefficient")
         data = replace(data, revision=train.origin["revision"] or data.revision)
         self.eval_sets = load_eval_sets(self.config.eval, data, tokenizer, seed=seed, message=message)
         used = [prompts.origin["revision"] for prompts in self.eval_sets if not prompts.name and prompts.origin["revision"]]
@@ -188,10 +193,11 @@ class Loop:
     def tell_changed_data(self, recorder: Recorder) -> None:
         """Keep what the run is given in its folder, and say what differs from what it was given before a resume."""
         about = about_data(self.config.data, self.policy.tokenizer, self.train_set, self.eval_sets)
+        about["functions"] = source_digests(self.config.reward)
         before = recorder.write_data(about)
-        changes = [] if before is None else data_changes(before, about)
-        if changes:
-            self.console.warning(f"since the run began, {'; '.join(changes)}. The steps from here on use what is there now")
+        found = [] if before is None else changes(before, about)
+        if found:
+            self.console.warning(f"since the run began, {'; '.join(found)}. The steps from here on use what is there now")
 
     def run(self, recorder: Recorder, notice: Notice) -> None:
         """The steps after `progress` up to run.steps, with their records, evaluations and checkpoints.

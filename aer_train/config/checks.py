@@ -78,6 +78,8 @@ def check_config(config: TrainConfig) -> None:
 
     evaluation, run = config.eval, config.run
     _check("eval.every", evaluation.every, evaluation.every >= 0, "be >= 0")
+    on_something = evaluation.data is not None or bool(evaluation.suites)
+    _check("eval.every", evaluation.every, on_something or not evaluation.every, "be 0 without eval.data and eval.suites")
     _check("eval.samples", evaluation.samples, 1 <= evaluation.samples <= 1024, "be in [1, 1024]")
     math_ok = not evaluation.suites or config.reward.kind not in TASKS
     _check("eval.suites", evaluation.suites, math_ok, f"be empty for reward.kind {config.reward.kind}")

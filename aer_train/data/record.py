@@ -23,8 +23,21 @@ def about_data(config: DataConfig, tokenizer: Any, train: PromptSet, evaluation:
     return {"train": train.origin, "eval": [prompts.origin for prompts in evaluation], "rendering": {**options, "chat_template": digest}}
 
 
-def data_changes(before: Row, now: Row) -> list[str]:
-    """Return in words what differs between two results of `about_data`: the training data, and what is evaluated on in both."""
+def changes(before: Row, now: Row) -> list[str]:
+    """Return in words what differs between what a run was given: the reward functions' code, the training data, and what is evaluated on in
+    both.
+
+    Args:
+        before, now: results of `about_data`, with `source_digests` as "functions".
+    """
+    return _function_changes(before.get("functions", {}), now["functions"]) + _data_changes(before, now)
+
+
+def _function_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [f"the file of {path} has changed" for path, digest in new.items() if old.get(path, digest) != digest]
+
+
+def _data_changes(before: Row, now: Row) -> list[str]:
     sets = [(before["train"], now["train"])]
     sets += [(old, new) for old in before["eval"] for new in now["eval"] if (old["name"], old["source"]) == (new["name"], new["source"])]
     found = [text for old, new in sets for text in _changes(old, new)]

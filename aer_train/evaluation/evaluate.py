@@ -23,6 +23,7 @@ from aer_train.verify.alternatives import stored, unreadable
 from aer_train.verify.equality import answer_key
 from aer_train.verify.extract import gold_answer
 from aer_train.verify.rewards import Rewards
+from aer_train.verify.sources import source_digests
 
 CHUNK = 1024
 """Responses that are sampled, judged and kept together: what an interrupted evaluation loses at most."""
@@ -65,6 +66,7 @@ def judged_chunks(
 
 def provenance(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
     """Return what the numbers of an evaluation depend on, the weights aside."""
+    digests = source_digests(config.reward)
     return {
         "samples": config.eval.samples,
         "temperature": config.eval.temperature,
@@ -73,6 +75,7 @@ def provenance(sets: Sequence[PromptSet], config: TrainConfig) -> Row:
         **({"stop": list(config.rollout.stop)} if config.rollout.stop else {}),
         "seed": config.run.seed,
         "reward": " + ".join([f"{config.reward.kind}{' (lenient)' if config.reward.lenient else ''}", *config.reward.functions]),
+        **({"functions": digests} if digests else {}),
         "backend": config.rollout.backend,
         "data": [prompts.origin for prompts in sets],
     }

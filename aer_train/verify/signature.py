@@ -1,6 +1,6 @@
 """How a reward function is called: by what its parameters are named, so that one written for another trainer needs no change.
 
-(text, gold)                                      two values by place
+(text, gold)                                      two values by place, where neither name is one of the next line's
 (response, answer, prompt, level, ...)            by name, where every name is one of these or a column; completion is response
 (completions, prompts, level, ..., **kwargs)      TRL's form: lists of one, conversations where a chat template is used; list of one back
 (data_source, solution_str, ground_truth, extra_info)   verl's form; a number or {"score": number} back
@@ -45,16 +45,20 @@ class Signature:
 
     def missing(self, question: Question) -> list[str]:
         """Return the names that it needs and that this question does not have; none where it can be called by place."""
-        absent = sorted(self.required - self.values(question).keys())
-        return [] if self.by_place else absent
+        values = self.values(question)
+        return [] if self._is_called_by_place(values) else sorted(self.required - values.keys())
 
     def arguments(self, question: Question) -> tuple[list[Any], dict[str, Any]]:
         """Return what the function is called with, by place and by name, as JSON can hold it; other values arrive as text."""
         values = self.values(question)
-        if self.by_place and not self.required <= values.keys():
+        if self._is_called_by_place(values):
             return [question.response, question.answer], {}
         taken = values if self.any_name else {name: values[name] for name in values if name in self.required | self.optional}
         return [], plain_json(taken)
+
+    def _is_called_by_place(self, values: dict[str, Any]) -> bool:
+        """With one name that is known, another that is not is a misspelled one or a column that is missing, and not the gold answer."""
+        return self.by_place and bool(self.required) and self.required.isdisjoint(values)
 
     def _takes(self, name: str) -> bool:
         return name in self.required | self.optional

@@ -53,6 +53,14 @@ def by_name(response: str, answer: str, prompt: str, level: int) -> float:
     return float((response, answer, prompt, level) == ("r", "g", "p", 3))
 
 
+def misspelled(response: str, awnser: str) -> float:
+    return 1.0
+
+
+def half_known(output: str, level: int) -> float:
+    return 1.0
+
+
 def keyword_only(completion: str, *, level: int, other: str = "default") -> float:
     return float((completion, level, other) == ("r", 3, "default"))
 

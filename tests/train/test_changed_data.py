@@ -1,4 +1,4 @@
-"""Data or a template that changed between start and resume is said; a date in the prompts is that of the run's beginning."""
+"""Data, a template or a reward function that changed between start and resume is said; a date in the prompts is that of the run's beginning."""
 
 from __future__ import annotations
 
@@ -91,3 +91,23 @@ def test_a_run_has_one_date(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     assert json.loads((out / "settings.json").read_text())["date"] == "2026-02-03"
     assert main([*evaluation, "--data.date", "2026-02-04"]) == 2
     assert "got" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_reward_function_that_was_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its name, and another one judges: a resumed run says so, an evaluation that was begun is refused."""
+    model, run, out, rules = tmp_path / "model", tmp_path / "run", tmp_path / "evaluation", tmp_path / "edited_rules.py"
+    save_byte_model(model)
+    data = write_data(tmp_path / "data.jsonl", 4)
+    rules.write_text("def judged(response: str, answer: str) -> float:\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    judge = ["--reward.kind", "edited_rules.judged"]
+    train = ["train", "--model.name", str(model), "--data.train", str(data), *judge, *TINY, "--run.steps", "1", "--run.out", str(run)]
+    evaluation = ["eval", "--model", str(model), "--data", str(data), "--samples", "1", *judge, *TINY, "--out", str(out)]
+    assert main(train) == 0 and main(evaluation) == 0 and main(evaluation) == 0
+    rules.write_text(rules.read_text().replace("1.0", "0.0"))
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--run.steps", "2"]) == 0
+    assert "since the run began, the file of edited_rules.judged has changed." in capsys.readouterr().err
+    assert main(evaluation) == 2
+    assert "--out must be a new folder or one of the same evaluation" in capsys.readouterr().err

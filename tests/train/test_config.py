@@ -88,6 +88,7 @@ def test_where_settings_start_from(tmp_path: Path) -> None:
         ({"rollout": RolloutConfig(temperature=0)}, r"rollout.temperature must be > 0, got 0"),
         ({"optim": OptimConfig(updates_per_step=3)}, r"optim.updates_per_step must divide optim.prompts_per_step \(32\), got 3"),
         ({"optim": OptimConfig(betas=(0.9, 1.0))}, r"optim.betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"eval": EvalConfig(every=2)}, r"eval.every must be 0 without eval.data and eval.suites, got 2"),
         ({"eval": EvalConfig(temperature=0)}, r"eval.samples must be 1 for eval.temperature 0 .*, got 8"),
         ({"objective": ObjectiveConfig(dual_clip=1.0)}, r"objective.dual_clip must be > 1 or None, got 1.0"),
         ({"objective": ObjectiveConfig(kind="cispo", dual_clip=3.0)}, r"objective.dual_clip must be None for objective.kind cispo"),

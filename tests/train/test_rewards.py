@@ -63,15 +63,24 @@ def test_a_default_is_not_overwritten_by_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("by_name", "level"), ("keyword_only", "level"), ("trl", "level"), ("trl_state", "trainer_state")]
+    ("name", "missing"),
+    [
+        ("by_name", "level"),
+        ("keyword_only", "level"),
+        ("trl", "level"),
+        ("trl_state", "trainer_state"),
+        ("misspelled", "awnser"),
+        ("half_known", "output"),
+    ],
 )
 def test_what_a_function_needs_must_be_there(name: str, missing: str) -> None:
+    """Two names are values by place only if neither is known: else the gold answer would stand for what is misspelled or missing."""
     reward = RewardConfig(kind="countdown", functions=(f"{HERE}.{name}",))
     with (
         Rewards(reward) as rewards,
         pytest.raises(ValueError, match=rf"reward.functions must name a function of .* needs {missing} \(prompt 7 of X"),
     ):
-        rewards.check([Prompt("7", "p", "g")], "X")
+        rewards.check([Prompt("7", "p", "g", columns={"level": 3} if name == "half_known" else {})], "X")
 
 
 def test_values_that_json_lacks_arrive_as_text() -> None:
