@@ -20,14 +20,28 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]
     tokenizer puts in front, unless it begins with them, and none behind: a prompt is not finished.
 
     Raises:
-        ValueError - the tokenizer lacks a character.
+        ValueError - the tokenizer lacks a character, or a prompt has no tokens.
     """
+    found = encode_texts(tokenizer, prompts)
+    if not all(found):
+        raise ValueError(f"prompts must have at least one token, got none in that of id {prompts[found.index([])].id!r}")
+    return found
+
+
+def encode_texts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """As `encode_prompts`, but a prompt may have no tokens."""
     texts = _encode(tokenizer, [prompt.text for prompt in prompts], special=False)
     plain = [place for place, prompt in enumerate(prompts) if not prompt.chat]
     whole = _encode(tokenizer, [prompts[place].text for place in plain], special=True)
     for place, tokens in zip(plain, whole, strict=True):
-        texts[place] = _with_front(texts[place], tokens)
+        texts[place] = _with_front(texts[place], tokens) if texts[place] or not tokens else _front(tokenizer)
     return texts
+
+
+def _front(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front, seen on another text: around an empty one nothing tells it from what comes behind."""
+    (text,), (whole,) = (_encode(tokenizer, ["0"], special) for special in (False, True))
+    return _with_front(text, whole)[: -len(text)]
 
 
 def _with_front(text: list[int], whole: list[int]) -> list[int]:

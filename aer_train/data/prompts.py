@@ -10,7 +10,7 @@ from typing import Any
 
 from aer_train.config.tree import DataConfig, EvalConfig
 from aer_train.data.columns import MISSING, column, column_names, gold_answers, is_empty, messages_of
-from aer_train.data.encode import encode_prompts
+from aer_train.data.encode import encode_texts
 from aer_train.data.render import Problem, Rendered, renderer
 from aer_train.data.sources import Table, read_table
 from aer_train.data.suites import read_suite
@@ -79,8 +79,8 @@ def load_prompts(
         ValueError - naming the source and what is wrong with it.
     """
     if source.startswith(PREFIX):
-        prompts = builtin_prompts(source, split, limit, seed)
-        return _prompt_set("", source, split, None, prompts, encode_prompts(tokenizer, prompts))
+        kept, tokens = _within(config, tokenizer, source, builtin_prompts(source, split, limit, seed), message)
+        return _prompt_set("", source, split, None, kept, tokens)
     if source.startswith("suite:"):
         name = source.removeprefix("suite:")
         suite, table = read_suite(name, suite_dir)
@@ -94,17 +94,9 @@ def load_prompts(
         name, table = "", read_table(source, split, revision)
         loaded = _render(config, tokenizer, source, table, "id", limit, message)
         prompts = loaded.prompts
-    encoded = zip(prompts, encode_prompts(tokenizer, prompts), strict=True)
-    short = [(p, tokens) for p, tokens in encoded if len(tokens) <= config.max_prompt_tokens]
-    kept = [p for p, _ in short]
-    if not kept:
-        raise ValueError(
-            f"data.max_prompt_tokens must leave some prompts, got {config.max_prompt_tokens}: every prompt of {source} is longer"
-        )
-    if len(kept) < len(prompts):
-        message(f"{source}: {len(prompts) - len(kept)} of {len(prompts)} prompts dropped (data.max_prompt_tokens)")
+    kept, tokens = _within(config, tokenizer, source, prompts, message)
     _tell_repeated(source, kept, message)
-    return _prompt_set(name, source, split, table.revision, kept, [tokens for _, tokens in short], loaded.rows)
+    return _prompt_set(name, source, split, table.revision, kept, tokens, loaded.rows)
 
 
 def load_eval_sets(config: EvalConfig, data: DataConfig, tokenizer: Any, *, seed: int = 0, message: Message = print) -> list[PromptSet]:
@@ -140,6 +132,27 @@ def order_at(size: int, seed: int, start: int, count: int) -> list[int]:
             order = generator(seed, "epoch", epoch).permutation(size).tolist()
         chosen.append(order[position % size])
     return chosen
+
+
+def _within(
+    config: DataConfig, tokenizer: Any, source: str, prompts: list[Prompt], message: Message
+) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that have tokens, and no more than data.max_prompt_tokens, with their tokens; the others are counted."""
+    encoded = list(zip(prompts, encode_texts(tokenizer, prompts), strict=True))
+    empty = [p for p, tokens in encoded if not tokens]
+    if len(empty) == len(prompts):
+        raise ValueError(f"data.template must give prompts with tokens, got none in any prompt of {source}: {config.template!r}")
+    if empty:
+        message(f"{source}: {len(empty)} of {len(prompts)} prompts dropped, which have no tokens (first: {empty[0].id})")
+    short = [(p, tokens) for p, tokens in encoded if 0 < len(tokens) <= config.max_prompt_tokens]
+    if not short:
+        raise ValueError(
+            f"data.max_prompt_tokens must leave some prompts, got {config.max_prompt_tokens}: every prompt of {source} is longer"
+        )
+    long = len(prompts) - len(empty) - len(short)
+    if long:
+        message(f"{source}: {long} of {len(prompts)} prompts dropped (data.max_prompt_tokens)")
+    return [p for p, _ in short], [tokens for _, tokens in short]
 
 
 def _render(config: DataConfig, tokenizer: Any, source: str, table: Table, id_column: str, limit: int | None, message: Message) -> Loaded:

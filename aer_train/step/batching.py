@@ -139,7 +139,12 @@ def micro_batches(
         rows: the samples to pack, by their number, each with at least one response token.
         columns: what the loss needs of each token; None for a pass without a loss.
         shared: how the policy reads prompts once; None: it does not.
+    Raises:
+        ValueError - the prompt of a sample has no tokens: nothing predicts its first response token.
     """
+    for row in rows:
+        if not samples[row].prompt_tokens:
+            raise ValueError(f"prompt_tokens must hold at least one token, got none in sample {row}")
     parts = units(samples, rows, shared, tokens_per_microbatch, world)
     chunks = partition([unit_width(unit, samples) for unit in parts], tokens_per_microbatch, world)[rank]
     return [_micro_batch([parts[index] for index in chunk], samples, columns, pad_id, device) for chunk in chunks]

@@ -49,6 +49,11 @@ def test_some_of_the_samples_with_a_value_for_each_token() -> None:
     assert [response_slice(s) for s in SAMPLES] == [slice(1, 4), slice(0, 1), slice(2, 4)]
 
 
+def test_prompts_without_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="prompt_tokens must hold at least one token, got none in sample 1"):
+        micro_batches([SAMPLES[0], sample([], [7])], range(2), None, tokens_per_microbatch=8, pad_id=0, device=CPU)
+
+
 def test_the_token_budget_is_kept() -> None:
     assert [b.rows for b in pack(8)] == [[1, 0], [2]]
     assert [b.rows for b in pack(7)] == [[0], [2], [1]]

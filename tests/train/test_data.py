@@ -131,6 +131,30 @@ def test_long_prompts_are_dropped_and_counted(policy: Policy, tmp_path: Path) ->
         load(policy, source, max_prompt_tokens=2)
 
 
+def test_prompts_without_tokens_are_dropped_and_counted(policy: Policy, tmp_path: Path) -> None:
+    empty = {"problem": "", "answer": "3", "id": "e"}
+    source, messages = write(tmp_path / "rows.jsonl", [empty, *ROWS]), []
+    (found,) = load_eval_sets(EvalConfig(data=source), DataConfig(max_prompt_tokens=6), policy.tokenizer, message=messages.append)
+    assert [p.id for p in found.prompts] == ["a", "b"]
+    assert messages == [
+        f"{source}: 1 of 4 prompts dropped, which have no tokens (first: e)",
+        f"{source}: 1 of 4 prompts dropped (data.max_prompt_tokens)",
+    ]
+    with pytest.raises(ValueError, match=r"data.template must give prompts with tokens, got none in any prompt of .*: '{problem}'"):
+        load(policy, write(tmp_path / "rows.jsonl", [empty]))
+
+
+def test_embedded_prompts_have_the_limit_of_tokens_too(policy: Policy) -> None:
+    messages: list[str] = []
+    whole = load(policy, "builtin:chains")
+    lengths = sorted(len(encode_prompt(policy.tokenizer, p)) for p in whole)
+    with pytest.raises(ValueError, match=r"data.max_prompt_tokens must leave some prompts, got 1: every prompt of builtin:chains is"):
+        load(policy, "builtin:chains", max_prompt_tokens=1)
+    limit = lengths[-1] - 1
+    found = load_prompts(DataConfig(max_prompt_tokens=limit), policy.tokenizer, "builtin:chains", "train", message=messages.append)
+    assert len(found.prompts) == sum(length <= limit for length in lengths) < len(whole) and found.longest <= limit and len(messages) == 1
+
+
 def test_chat_template(policy: Policy, tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", ROWS[:1])
     with pytest.raises(ValueError, match=r"data.chat must be False for a tokenizer without a chat template"):

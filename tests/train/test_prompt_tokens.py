@@ -9,7 +9,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from aer_train.config.tree import DataConfig
-from aer_train.data.encode import encode_prompt
+from aer_train.data.encode import encode_prompt, encode_prompts, encode_texts
 from aer_train.data.prompts import load_prompts
 from aer_train.types import Prompt
 from tests.train.conftest import save_byte_model
@@ -76,3 +76,9 @@ def test_plain_prompts(folder: Path, kind: tuple[str | None, str, str]) -> None:
     assert len(bare) == 4
     assert encode_prompt(tokenizer, Prompt("0", "2+2=", "4")) == front + bare
     assert encode_prompt(tokenizer, Prompt("0", written + "2+2=", "4")) == front + bare, "a template that has them already"
+    assert encode_texts(tokenizer, [Prompt("0", "", "4"), Prompt("1", "2+2=", "4")]) == [front, front + bare]
+
+
+def test_prompts_without_tokens_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="prompts must have at least one token, got none in that of id 'b'"):
+        encode_prompts(make(folder, None, "$A", None), [Prompt("a", "2+2=", "4"), Prompt("b", "", "4")])
