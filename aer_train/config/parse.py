@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -16,6 +15,7 @@ import tyro
 from aer_train.config.method import with_method
 from aer_train.config.presets import PRESETS
 from aer_train.config.tree import TrainConfig
+from aer_train.unique import unique_json, unique_yaml
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def read_config(path: Path) -> TrainConfig:
     """Read a configuration from a .toml, .json or .yaml file; what it leaves out has its default.
 
     Raises:
-        ValueError - naming the file: missing, not readable, an unknown key or a bad value.
+        ValueError - naming the file: missing, not readable, an unknown key, a key twice or a bad value.
     """
     try:
         tree = _read_tree(path)
@@ -99,12 +99,12 @@ def _read_tree(path: Path) -> dict[str, Any]:
     if path.suffix == ".toml":
         tree = tomllib.loads(text)
     elif path.suffix == ".json":
-        tree = json.loads(text)
+        tree = unique_json(text)
     elif path.suffix in (".yaml", ".yml"):
         import yaml
 
         try:
-            tree = yaml.safe_load(text) or {}
+            tree = unique_yaml(text) or {}
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from error
     else:

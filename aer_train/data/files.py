@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from aer_train.types import Row
+from aer_train.unique import check_unique, unique_json
 
 FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 COMPRESSED = (".gz", ".bz2", ".zst")
@@ -30,7 +30,7 @@ def read_file(path: Path) -> list[Row]:
     """Return the rows of a file in one of FORMATS. The cells of CSV are text; an empty one is None.
 
     Raises:
-        ValueError - the file is not what its name says; FileNotFoundError.
+        ValueError - the file is not what its name says, or has a column or key twice; FileNotFoundError.
     """
     form = file_format(path)
     if form == ".parquet":
@@ -84,7 +84,7 @@ def _read_list(path: Path, text: str) -> list[Row]:
 
 def _json(text: str, rule: str) -> Any:
     try:
-        return json.loads(text)
+        return unique_json(text)
     except (ValueError, RecursionError) as error:  # too deep, or a number of too many digits
         raise ValueError(f"{rule}, got: {error}") from error
 
@@ -99,6 +99,7 @@ def _read_csv(path: Path, text: str) -> list[Row]:
     limit = csv.field_size_limit(sys.maxsize)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        check_unique(filter(None, reader.fieldnames or ()), f"column of {path}")  # spreadsheets leave empty columns without a name
         rows = []
         for row in reader:
             if None in row:

@@ -42,6 +42,13 @@ def test_file_formats(tmp_path: Path, name: str, text: str) -> None:
     assert read_config(tmp_path / name) == expected
 
 
+def test_keys_that_are_merged_in_are_not_there_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("optim: {lr: 1.0}\nrun: {seed: 1}\n")
+    plain = read_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("optim: {lr: 1.0}\nrun: {<<: {seed: 2}, seed: 1}\n")
+    assert read_config(tmp_path / "b.yaml") == plain
+
+
 def test_flags() -> None:
     tree = {"run": {"seed": 1, "sinks": []}, "optim": {"betas": [0.9, 0.99]}, "model": {"name": "a b"}}
     assert flags(tree) == ["--run.seed=1", "--run.sinks", "--optim.betas", "0.9", "0.99", "--model.name=a b"]
@@ -59,6 +66,10 @@ def test_flags() -> None:
         ("a.json", "[1]", r"a.json: --config must hold a table of settings, got list"),
         ("a.toml", "x = ", r"a.toml: Invalid value"),
         ("a.yaml", "x: [", r"a.yaml: while parsing"),
+        ("a.json", '{"optim": {"lr": 1, "lr": 2}}', r"a.json: key must be there once, got 'lr' twice"),
+        ("a.yaml", "optim:\n  lr: 1\nrun:\n  seed: 1\noptim:\n  lr: 2\n", r"a.yaml: key must be there once, got 'optim' twice"),
+        ("a.yaml", "optim: {lr: 1, lr: 2}", r"a.yaml: key must be there once, got 'lr' twice"),
+        ("a.toml", "[run]\nseed = 1\nseed = 2\n", r"a.toml: Cannot overwrite a value"),
         ("a.ini", "", r"a.ini: --config must end in .toml, .json, .yaml or .yml"),
     ],
 )

@@ -68,6 +68,9 @@ def test_text_stays_as_it_is(tmp_path: Path) -> None:
         ("numbers.json", b"[1, 2]", "must be a JSON object, got int"),
         ("wide.csv", b"a,b\n1,2\n1,2,3\n", "line 3 must have 2 cells"),
         ("open.csv", b'a,b\n1,"2\n', "must be CSV, got"),
+        ("twice.csv", b"problem,answer,problem\n1,2,3\n", "column of .*twice.csv must be there once, got 'problem' twice"),
+        ("twice.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}', "line 2 must be a JSON object, got: key must be there once, got 'a' twice"),
+        ("twice.json", b'[{"a": {"b": 1, "b": 1}}]', "key must be there once, got 'b' twice"),
         ("empty.csv", b"problem,answer\n", "must hold at least one row"),
     ],
 )
@@ -76,6 +79,11 @@ def test_what_is_wrong_is_told_with_the_file(policy: Policy, tmp_path: Path, nam
     with pytest.raises(ValueError, match=match) as caught:
         load_prompts(DataConfig(), policy.tokenizer, str(tmp_path / name), "train")
     assert name in str(caught.value)
+
+
+def test_columns_without_a_name_may_be_several(policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("problem,answer,,\n1+1,2,,\n")
+    assert [p.text for p in load_prompts(DataConfig(), policy.tokenizer, str(tmp_path / "a.csv"), "train").prompts] == ["1+1"]
 
 
 def test_names_of_files() -> None:
