@@ -10,14 +10,17 @@ from aer_kernels.methods import check_method
 from aer_kernels.methods.seam import also_needs, moves, needs_pass
 from aer_train.config.method import GIVEN, method_of
 from aer_train.config.named import is_named_value
-from aer_train.config.tree import TrainConfig
-from aer_train.tasks import TASKS
+from aer_train.config.tree import DataConfig, TrainConfig
+from aer_train.tasks import PREFIX, TASKS
 
 OWN_ARGS = frozenset(
     {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "padding", "truncation"}
     | {"max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "strftime_now"}
 )
 """Arguments of a chat template that are not data.template_args."""
+
+OF_ROWS = ("prompt_column", "answer_column", "tier_column", "chat", "system", "template_args", "date", "template")
+"""Options of data that embedded tasks have no use for."""
 
 
 def check_config(config: TrainConfig) -> None:
@@ -36,6 +39,7 @@ def check_config(config: TrainConfig) -> None:
         _check("data.template_args", arg, is_named_value(arg), "each be name=value")
         _check("data.template_args", arg, arg.partition("=")[0] not in OWN_ARGS, "leave the messages and the kind of output to the trainer")
     _check("data.date", data.date, data.date is None or _is_date(data.date), "be a date such as 2026-11-29, or None")
+    _check_embedded(config)
 
     _check("rollout.group_size", rollout.group_size, rollout.group_size >= 2, "be >= 2")
     _check("rollout.temperature", rollout.temperature, rollout.temperature > 0, "be > 0")
@@ -120,6 +124,17 @@ def check_config(config: TrainConfig) -> None:
         "be 0 without run.sinks and run.save_samples_every",
     )
     _check_method(config)
+
+
+def _check_embedded(config: TrainConfig) -> None:
+    """An embedded task renders its own prompts; the options of rows may still be those of what is evaluated on."""
+    data, evaluation = config.data, config.eval
+    if not data.train.startswith(PREFIX):
+        return
+    evaluates_rows = bool(evaluation.suites) or not (evaluation.data or PREFIX).startswith(PREFIX)
+    for name in ("revision",) if evaluates_rows else ("revision", *OF_ROWS):
+        value, default = getattr(data, name), getattr(DataConfig, name)
+        _check(f"data.{name}", value, value == default, f"be its default ({default}) for data.train {data.train}, which does not read it")
 
 
 def _check_difficulty(config: TrainConfig) -> None:

@@ -64,7 +64,7 @@ class DataConfig:
     task: builtin:countdown, builtin:countdown4, builtin:worked, builtin:mixed, builtin:chains. An embedded task takes the share of hard
     training prompts as a suffix, as in builtin:countdown:0.25."""
     split: str = "train"
-    """Split of a hub dataset."""
+    """Split of a hub dataset or an embedded task."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset; None is its newest commit. The run's config.json records the commit that was used."""
     prompt_column: str = "problem"

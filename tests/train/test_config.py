@@ -7,7 +7,7 @@ import pytest
 from aer_train.config.checks import check_config
 from aer_train.config.parse import base_config, flags, read_config
 from aer_train.config.presets import PRESETS
-from aer_train.config.tree import EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config.tree import DataConfig, EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -110,3 +110,33 @@ def test_where_settings_start_from(tmp_path: Path) -> None:
 def test_rules_between_fields(change: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         check_config(replace(TrainConfig(), **change))
+
+
+ROW_OPTIONS = {
+    "prompt_column": "question",
+    "answer_column": "gold",
+    "tier_column": "level",
+    "chat": True,
+    "system": "Be brief.",
+    "template_args": ("a=1",),
+    "date": "2026-11-29",
+    "template": "{problem}!",
+}
+
+
+@pytest.mark.parametrize("name", [*ROW_OPTIONS, "revision"])
+def test_embedded_tasks_refuse_what_they_do_not_read(name: str) -> None:
+    config = replace(TrainConfig(), data=DataConfig(train="builtin:chains:0.5", **{name: (ROW_OPTIONS | {"revision": "main"})[name]}))
+    match = rf"data.{name} must be its default \(.*\) for data.train builtin:chains:0.5, which does not read it, got"
+    for evaluation in (EvalConfig(), EvalConfig(data="builtin:chains")):
+        with pytest.raises(ValueError, match=match):
+            check_config(replace(config, eval=evaluation))
+
+
+def test_options_that_something_reads_are_taken() -> None:
+    """Those of a file to evaluate on, of suites, and those that embedded tasks read."""
+    rows = DataConfig(**ROW_OPTIONS)
+    for evaluation in (EvalConfig(data="rows.jsonl"), EvalConfig(suites=("aime24",))):
+        check_config(replace(TrainConfig(), data=rows, eval=evaluation))
+    check_config(replace(TrainConfig(), data=replace(rows, train="rows.jsonl")))
+    check_config(replace(TrainConfig(), data=DataConfig(split="validation", limit=9, max_prompt_tokens=20)))
