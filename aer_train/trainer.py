@@ -48,8 +48,9 @@ from aer_train.rollout.backends import make_rollout
 from aer_train.rollout.lengths import check_prompts
 from aer_train.run import checkpoint
 from aer_train.run.checkpoint import Progress
-from aer_train.run.folder import Recorder, read_metrics
+from aer_train.run.folder import Recorder, is_vacant, read_metrics
 from aer_train.run.hub import open_repository, push
+from aer_train.run.lock import RunLock
 from aer_train.step.credit import assign_credit
 from aer_train.step.optimizer import make_optimizer
 from aer_train.step.update import update_policy
@@ -83,7 +84,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     with ExitStack() as stack:
         stack.enter_context(dist.joined(device, config.run.timeout))
         check_extras(config, device)
-        start = dist.from_main(lambda: _start(run, resume))
+        lock = RunLock()
+        stack.callback(lock.close)
+        start = dist.from_main(lambda: _start(run, resume, lock))
         repository = config.run.push_to_hub
         if repository is not None:
             dist.from_main(lambda: open_repository(repository))
@@ -98,7 +101,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
             loop.progress = checkpoint.restore(start, policy, loop.optimizer, loop.method, loop.difficulty, loop.frozen)
             loop.ahead.restore(start, loop.progress.step + 1, console.message)
         done = loop.progress.step
-        recorder = stack.enter_context(Recorder(run, loop.config, done if resume else None))
+        recorder = stack.enter_context(Recorder(run, loop.config, done if resume else None, lock))
         loop.tell_changed_data(recorder)
         if done >= config.run.steps:
             console.message(f"{run} already has {done} steps; raise run.steps to go on")
@@ -115,10 +118,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return run
 
 
-def _start(run: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from, if any."""
-    if run.exists() and not resume:
+def _start(run: Path, resume: bool, lock: RunLock) -> Path | None:
+    """Take the lock of the folder, if there is one; return the checkpoint to go on from, if any."""
+    if not resume and not is_vacant(run):
         raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
+    if run.is_dir():
+        lock.take(run)
     start = checkpoint.latest(run) if resume else None
     if start is not None:
         checkpoint.check(start)

@@ -316,7 +316,7 @@ class RunConfig:
     """Where a run writes, how long it is, and what it records."""
 
     out: str = "runs/run"
-    """Run folder. It must not exist yet, unless the run is resumed."""
+    """Run folder. It must not exist yet, or be empty, unless the run is resumed."""
     seed: int = 0
     """Seed of everything random in the run."""
     steps: int = 100

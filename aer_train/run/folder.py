@@ -2,7 +2,7 @@
 
 config.json  data.json (digests of the prompts)  metrics.jsonl (one row a step)
 samples/step_000001.parquet  eval/step_000000.json and .parquet (its samples)
-checkpoints/  report.html  plots/  trackers.json
+checkpoints/  report.html  plots/  trackers.json  lock
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TextIO
 from aer_train import dist
 from aer_train.config.tree import TrainConfig
 from aer_train.run.files import eval_json, read_json, write_atomic, write_parquet
+from aer_train.run.lock import LOCK, RunLock
 from aer_train.run.trackers import TRACKERS, Tracker
 from aer_train.types import Row
 
@@ -30,13 +31,16 @@ FOLDERS = ("samples", "eval")
 class Recorder:
     """Writes the run folder, and forwards metrics to the trackers that the configuration names. Only the main rank's does so."""
 
-    def __init__(self, out: Path, config: TrainConfig, resume_step: int | None = None) -> None:
+    def __init__(self, out: Path, config: TrainConfig, resume_step: int | None = None, lock: RunLock | None = None) -> None:
         """Make the folder, or take an existing one back to the end of `resume_step` (0: to its beginning).
 
+        Args:
+            lock: of the folder, which a new one is made with; `close` gives it back.
         Raises:
             ValueError - the folder exists and the run is not resumed, or not every rank sees it; ImportError - a tracker is not installed.
         """
         self.out = out
+        self._lock = lock or RunLock()
         self._trackers: list[Tracker] = []
         self._metrics: TextIO | None = None
         self._shown = config.run.sink_samples
@@ -50,7 +54,7 @@ class Recorder:
                 raise ImportError(f'run.sinks {name} needs: pip install "aer-rl[track]"')
         settings = json.dumps(dataclasses.asdict(config), indent=2)
         if resume_step is None:
-            _make_folder(self.out, settings)
+            _make_folder(self.out, settings, self._lock)
         else:
             self._take_back(resume_step)
             write_atomic(self.out / "config.json", settings)
@@ -108,6 +112,7 @@ class Recorder:
             self._metrics.close()
         for tracker in self._trackers:
             tracker.close()
+        self._lock.close()
 
     def _write_data(self, about: Row) -> Row | None:
         path = self.out / "data.json"
@@ -133,18 +138,33 @@ class Recorder:
                 file.unlink()
 
 
-def _make_folder(out: Path, settings: str) -> None:
+def is_vacant(out: Path) -> bool:
+    """Whether a run can begin in a folder: there is none, or nothing in it but what a start leaves that was killed."""
+    if not out.exists():
+        return True
+    return out.is_dir() and all(path.name in (LOCK, ".config.json.tmp") for path in out.iterdir())
+
+
+def _make_folder(out: Path, settings: str, lock: RunLock) -> None:
     """Make a run folder with its configuration, or nothing: without one, a run could neither be started again nor resumed."""
-    if out.exists():
-        raise ValueError(f"run.out must not exist yet, got {out}")
+    if not is_vacant(out):
+        raise ValueError(f"run.out must not exist yet, or be an empty folder, got {out}")
+    if out.exists():  # perhaps a link or a mounted disk, which no other folder can replace
+        lock.take(out)
+        write_atomic(out / "config.json", settings)
+        for name in FOLDERS:
+            (out / name).mkdir(exist_ok=True)
+        return
     staging = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     try:
         for name in FOLDERS:
             (staging / name).mkdir(parents=True)
+        lock.take(staging)
         write_atomic(staging / "config.json", settings)
         staging.rename(out)
     except BaseException:
+        lock.close()
         shutil.rmtree(staging, ignore_errors=True)
         raise
 

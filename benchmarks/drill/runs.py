@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aer_train.run.lock import LOCK
+
 STEPS, SAVE_EVERY = 12, 3
 HALF = STEPS // 2
 
@@ -100,8 +102,9 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Digest of every file below a folder."""
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Digest of every file below a folder but its lock, which says who trains in it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def final_state(run: Path) -> dict[str, Any]:

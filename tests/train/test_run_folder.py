@@ -1,6 +1,10 @@
 """The run folder survives kills, and the console says what matters."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,6 +13,7 @@ from aer_train.config.tree import RunConfig, TrainConfig
 from aer_train.monitor.console import eval_table, numbers
 from aer_train.run.files import write_atomic
 from aer_train.run.folder import Recorder, read_config, read_evals, read_metrics
+from aer_train.run.lock import LOCK, RunLock
 
 CONFIG = TrainConfig()
 ROW = {"reward/mean": 0.5, "reward/zero_variance_frac": 0.2, "tokens/truncated_frac": 0.0, "entropy/mean": 1.0, "entropy/target": 0.85,
@@ -86,9 +91,57 @@ def test_a_damaged_evaluation_is_named(tmp_path):
         read_evals(run)
 
 
-def test_an_existing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"run\.out must not exist yet, got "):
+def test_a_folder_with_something_in_it_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("text")
+    with pytest.raises(ValueError, match=r"run\.out must not exist yet, or be an empty folder, got "):
         Recorder(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("left", [(), (LOCK, ".config.json.tmp")], ids=["new", "of a start that was killed"])
+def test_an_empty_folder_is_used(tmp_path, left):
+    for name in left:
+        (tmp_path / name).touch()
+    fill(tmp_path, [1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "eval", LOCK, "metrics.jsonl", "samples"]
+
+
+def test_a_folder_is_locked_from_its_beginning(tmp_path):
+    run = tmp_path / "run"
+    with Recorder(run, CONFIG):
+        holder = rf"got {run}, which process {os.getpid()} on .+ trains in"
+        with pytest.raises(ValueError, match=rf"run\.out must not be in use by another process, {holder}"):
+            RunLock().take(run)
+        assert read_config(run), "reading needs no lock"
+    lock = RunLock()
+    lock.take(run)
+    lock.close()
+    assert (run / LOCK).read_text() == ""
+
+
+def test_the_lock_ends_with_its_process(tmp_path):
+    """A kill is enough, also when a child lives on."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom aer_train.run.lock import RunLock\n"
+        "RunLock().take(Path(sys.argv[1]))\nchild = os.fork()\nif child:\n    print(child, flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    with pytest.raises(ValueError, match=rf"which process {process.pid} on "):
+        RunLock().take(tmp_path)
+    process.kill()
+    process.wait()
+    try:
+        RunLock().take(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_file_system_without_locks_is_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+    fill(tmp_path / "run", [1])
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
 
 
 def test_every_rank_must_see_the_folder(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from aer_train.clock import PARTS
 from aer_train.config.tree import DataConfig, EvalConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
 from aer_train.run import checkpoint
 from aer_train.run.folder import read_evals, read_metrics
+from aer_train.run.lock import RunLock
 from aer_train.step import passes
 from aer_train.step.loss import MicroLoss
 from aer_train.trainer import train
@@ -374,5 +375,19 @@ def test_a_chat_template_that_is_not_used_is_told(
 
 def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
     Path(config.run.out).mkdir()
+    (Path(config.run.out) / "config.json").touch()
     with pytest.raises(ValueError, match=r"run.out must not exist yet \(or use --resume .*\), got "):
         train(config)
+
+
+def test_a_run_that_is_going_on_is_not_resumed(config: TrainConfig) -> None:
+    run = train(changed(config, "run", steps=1))
+    before = (run / "metrics.jsonl").stat().st_ino
+    lock = RunLock()
+    lock.take(run)
+    with pytest.raises(ValueError, match=r"run.out must not be in use by another process, got .*, which process \d+ on .* trains in"):
+        train(config, resume=True)
+    lock.close()
+    assert (run / "metrics.jsonl").stat().st_ino == before
+    train(changed(config, "run", steps=2), resume=True)
+    assert [row["step"] for row in read_metrics(run)] == [1, 2]
