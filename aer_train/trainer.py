@@ -31,7 +31,7 @@ from aer_train.evaluation.evaluate import evaluate, tell_unreadable
 from aer_train.extras import check_extras
 from aer_train.memory.errors import memory_errors
 from aer_train.memory.sizes import sampling_way_out, training_way_out, with_sizes
-from aer_train.model import Policy, frozen_digest, load_policy, load_reference, resolve_device
+from aer_train.model import Policy, frozen_digest, load_policy, load_reference, resolve_device, same_model
 from aer_train.monitor.console import Console
 from aer_train.monitor.metrics import (
     Row,
@@ -48,7 +48,7 @@ from aer_train.rollout.backends import make_rollout
 from aer_train.rollout.lengths import check_prompts
 from aer_train.run import checkpoint
 from aer_train.run.checkpoint import Progress
-from aer_train.run.folder import Recorder, is_vacant, read_metrics
+from aer_train.run.folder import Recorder, is_vacant, read_config, read_metrics
 from aer_train.run.hub import open_repository, push
 from aer_train.run.lock import RunLock
 from aer_train.step.credit import assign_credit
@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         check_extras(config, device)
         lock = RunLock()
         stack.callback(lock.close)
-        start = dist.from_main(lambda: _start(run, resume, lock))
+        start = dist.from_main(lambda: _start(config, resume, lock))
         repository = config.run.push_to_hub
         if repository is not None:
             dist.from_main(lambda: open_repository(repository))
@@ -118,8 +118,9 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
     return run
 
 
-def _start(run: Path, resume: bool, lock: RunLock) -> Path | None:
+def _start(config: TrainConfig, resume: bool, lock: RunLock) -> Path | None:
     """Take the lock of the folder, if there is one; return the checkpoint to go on from, if any."""
+    run = Path(config.run.out)
     if not resume and not is_vacant(run):
         raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
     if run.is_dir():
@@ -127,7 +128,23 @@ def _start(run: Path, resume: bool, lock: RunLock) -> Path | None:
     start = checkpoint.latest(run) if resume else None
     if start is not None:
         checkpoint.check(start)
+    if resume and (run / "config.json").is_file():
+        _check_model(config, read_config(run)["model"], start)
     return start
+
+
+def _check_model(config: TrainConfig, before: Row, start: Path | None) -> None:
+    """Refuse another model than the run began with, by its name.
+
+    What is needed beside a checkpoint that has its digest may have moved: `checkpoint.restore` compares the weights themselves.
+    """
+    if start is not None and (config.model.lora_rank or needs_reference(config)) and checkpoint.frozen_of(start) is not None:
+        return
+    name, revision = config.model.name, config.model.revision
+    if not same_model(name, before["name"]):
+        raise ValueError(f"model.name must be what the run began with, {before['name']!r}, got {name!r}")
+    if revision != before["revision"]:
+        raise ValueError(f"model.revision must be what the run began with, {before['revision']!r}, got {revision!r}")
 
 
 def _load(config: TrainConfig, start: Path | None, device: torch.device) -> Policy:

@@ -6,7 +6,7 @@ from aer_train.model.head import Logits, fused_options
 from aer_train.model.load import load_policy
 from aer_train.model.policy import Policy, forward_pass
 from aer_train.model.reference import Reference, frozen_digest, load_reference
-from aer_train.model.source import COUNTDOWN_POLICY, load_error, model_source, published_config
+from aer_train.model.source import COUNTDOWN_POLICY, load_error, model_source, published_config, same_model
 
 __all__ = [
     "COUNTDOWN_POLICY",
@@ -25,6 +25,7 @@ __all__ = [
     "published_config",
     "resolve_device",
     "response_text",
+    "same_model",
     "text_end",
     "with_stops",
 ]

@@ -53,3 +53,9 @@ def model_source(name: str) -> str:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"model.name must be an existing folder or a Hugging Face model id, got {name!r}")
     return name
+
+
+def same_model(name: str, other: str) -> bool:
+    """Whether two values of `model.name` are one name or one folder."""
+    folders = [Path(each).expanduser() for each in (name, other)]
+    return name == other or (all(folder.is_dir() for folder in folders) and folders[0].samefile(folders[1]))

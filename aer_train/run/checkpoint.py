@@ -122,6 +122,11 @@ def check(folder: Path) -> None:
         raise ValueError(f"checkpoint must be as it was written, got {folder} where {found}: delete this folder to go back to {back}")
 
 
+def frozen_of(folder: Path) -> str | None:
+    """Return the digest that a checkpoint has of the weights that are needed beside it, if it has one."""
+    return json.loads((folder / "state.json").read_text()).get("frozen")
+
+
 def restore(
     folder: Path,
     policy: Policy,
@@ -138,7 +143,7 @@ def restore(
         ValueError - the state does not fit the configuration, or is more than tensors, or the frozen weights are others.
     """
     state = json.loads((folder / "state.json").read_text())
-    if None not in (frozen, state.get("frozen")) and frozen != state["frozen"]:
+    if None not in (frozen, frozen_of(folder)) and frozen != frozen_of(folder):
         raise ValueError(f"model.name must be what the run began with (model.revision names a commit), got other weights than at {folder}")
     reader = TensorReader(folder / "optimizer")
     written, use = moments_to_fill(policy.model, optimizer, set(state.get("untouched", ())))

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -390,4 +391,33 @@ def test_a_run_that_is_going_on_is_not_resumed(config: TrainConfig) -> None:
     lock.close()
     assert (run / "metrics.jsonl").stat().st_ino == before
     train(changed(config, "run", steps=2), resume=True)
+    assert [row["step"] for row in read_metrics(run)] == [1, 2]
+
+
+def test_another_model_is_refused_at_resume(config: TrainConfig, untied_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights would not be used but as the reference of a KL penalty that begins with the resume, and config.json would name it."""
+    run = train(changed(config, "run", steps=1))
+    before = (run / "config.json").read_bytes()
+    for changes, message in (
+        ({"name": str(untied_folder)}, rf"model.name must be what the run began with, '{config.model.name}', got '{untied_folder}'"),
+        ({"revision": "abc"}, r"model.revision must be what the run began with, None, got 'abc'"),
+    ):
+        for kl_coef in (0.0, 0.1):
+            with pytest.raises(ValueError, match=message):
+                train(changed(changed(config, "model", **changes), "objective", kl_coef=kl_coef), resume=True)
+    assert (run / "config.json").read_bytes() == before
+    monkeypatch.chdir(Path(config.model.name).parent)
+    same = changed(config, "model", name=Path(config.model.name).name)
+    train(changed(same, "run", steps=2), resume=True)
+    assert [row["step"] for row in read_metrics(run)] == [1, 2]
+
+
+def test_the_reference_of_a_penalty_may_have_moved(config: TrainConfig, tmp_path: Path) -> None:
+    """The digest in the checkpoint proves that it is the same."""
+    model = tmp_path / "model"
+    shutil.copytree(config.model.name, model)
+    config = changed(changed(config, "objective", kl_coef=0.1), "model", name=str(model))
+    run = train(changed(config, "run", steps=1))
+    moved = model.rename(tmp_path / "moved")
+    train(changed(changed(config, "model", name=str(moved)), "run", steps=2), resume=True)
     assert [row["step"] for row in read_metrics(run)] == [1, 2]
