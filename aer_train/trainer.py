@@ -121,8 +121,12 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
 def _start(config: TrainConfig, resume: bool, lock: RunLock) -> Path | None:
     """Take the lock of the folder, if there is one; return the checkpoint to go on from, if any."""
     run = Path(config.run.out)
+    file = next((parent for parent in run.parents if parent.is_file()), None)
+    if file is not None:
+        raise ValueError(f"run.out must be in a folder, got {run}, where {file} is a file")
     if not resume and not is_vacant(run):
-        raise ValueError(f"run.out must not exist yet (or use --resume {run}), got {run}")
+        way_out = f"(or use --resume {run})" if (run / "config.json").is_file() else "(or be an empty folder)"
+        raise ValueError(f"run.out must not exist yet {way_out}, got {run}")
     if run.is_dir():
         lock.take(run)
     start = checkpoint.latest(run) if resume else None

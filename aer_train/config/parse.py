@@ -45,6 +45,8 @@ def base_config(config: Path | None, preset: str | None, run: Path | None) -> Tr
     given = [name for name, value in (("--config", config), ("--preset", preset), ("--resume", run)) if value is not None]
     if len(given) > 1:
         raise ValueError(f"at most one of --config, --preset and --resume must be given, got {' and '.join(given)}")
+    if run is not None and (run / "state.json").is_file():  # its config.json is that of the model
+        raise ValueError(f"--resume must name the run folder, {run.parent.parent}, got its checkpoint {run}")
     if run is not None and not (run / "config.json").is_file():
         raise ValueError(f"run folder must hold a config.json, got {run}")
     if preset is not None and preset not in PRESETS:

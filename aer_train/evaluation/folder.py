@@ -52,9 +52,12 @@ def evaluate_model(name: str, config: TrainConfig, out: Path | None = None) -> R
         config: where the prompts come from, how they are rendered, sampled and judged.
         out: folder; it may hold an unfinished evaluation with the same settings, which goes on. None: evals/NAME.
     Raises:
-        ValueError - nothing to evaluate on, a run without a checkpoint, or a folder that holds something else.
+        ValueError - nothing to evaluate on, a model or a checkpoint that is not there, or a folder that holds something else.
     """
+    is_here = Path(model_source(name)).exists()
     if config.eval.data is None and not config.eval.suites:
+        if not is_here:
+            raise ValueError(f"--model must be a folder that exists, or a hub id together with --data or --suites, got {name}")
         raise ValueError("--data or --suites must be given when the settings name no eval.data or eval.suites, got neither")
     source, out = _source(name), Path("evals") / _label(name) if out is None else out
     if out.suffix == ".json" or out.is_file():

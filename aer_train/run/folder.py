@@ -148,7 +148,7 @@ def is_vacant(out: Path) -> bool:
 def _make_folder(out: Path, settings: str, lock: RunLock) -> None:
     """Make a run folder with its configuration, or nothing: without one, a run could neither be started again nor resumed."""
     if not is_vacant(out):
-        raise ValueError(f"run.out must not exist yet, or be an empty folder, got {out}")
+        raise ValueError(f"run.out must not exist yet (or be an empty folder), got {out}")
     if out.exists():  # perhaps a link or a mounted disk, which no other folder can replace
         lock.take(out)
         write_atomic(out / "config.json", settings)

@@ -74,6 +74,10 @@ def test_dry_run_shows_everything_and_writes_nothing(model_folder: Path, tmp_pat
         (["train", "--rollout.group-size", "1"], "error: rollout.group_size must be >= 2, got 1\n"),
         (["train", "--model.name", "./none"], "error: model.name must be an existing folder or a Hugging Face model id, got './none'\n"),
         (["train", "--resume", "none"], "error: run folder must hold a config.json, got none\n"),
+        (
+            ["eval", "--model", "r/none"],
+            "error: --model must be a folder that exists, or a hub id together with --data or --suites, got r/",
+        ),
         (["train", "--preset"], "error: argument --preset: expected one argument\n"),
         (["eval"], "error: Missing from aer-train eval: --model STR"),
         (["eval", "--model", "builtin:countdown", "--suites", "aime"], "error: suites must be of aime24, aime25,"),
@@ -89,6 +93,15 @@ def test_user_errors_are_one_line(
     found = capsys.readouterr().err
     assert found.startswith(message) and found.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_resume_takes_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run" / "checkpoints" / "step_000002"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("{}")
+    (folder / "config.json").write_text('{"architectures": []}')
+    assert main(["train", "--resume", str(folder)]) == 2
+    assert f"--resume must name the run folder, {tmp_path / 'run'}, got its checkpoint {folder}\n" in capsys.readouterr().err
 
 
 def test_resume_keeps_its_folder(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

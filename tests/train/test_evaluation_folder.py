@@ -108,6 +108,10 @@ def test_what_cannot_be_evaluated(model_folder: Path, tmp_path: Path) -> None:
         ValueError, match=r"--data or --suites must be given when the settings name no eval.data or eval.suites, got neither"
     ):
         evaluate_model(str(model_folder), TrainConfig(), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"--model must be a folder that exists, or a hub id together with --data or --suites, got r/none"):
+        evaluate_model("r/none", TrainConfig(), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"model.name must be an existing folder or a Hugging Face model id, got './none'"):
+        evaluate_model("./none", TrainConfig(), tmp_path / "out")
     (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"--model must be a run with a complete checkpoint, got .*run"):
         evaluate_model(str(tmp_path / "run"), CONFIG, tmp_path / "out")

@@ -93,7 +93,7 @@ def test_a_damaged_evaluation_is_named(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "mine").write_text("text")
-    with pytest.raises(ValueError, match=r"run\.out must not exist yet, or be an empty folder, got "):
+    with pytest.raises(ValueError, match=r"run\.out must not exist yet \(or be an empty folder\), got "):
         Recorder(tmp_path, CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 

@@ -376,9 +376,18 @@ def test_a_chat_template_that_is_not_used_is_told(
 
 def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
     Path(config.run.out).mkdir()
+    (Path(config.run.out) / "mine").touch()
+    with pytest.raises(ValueError, match=r"run.out must not exist yet \(or be an empty folder\), got "):
+        train(config)
     (Path(config.run.out) / "config.json").touch()
     with pytest.raises(ValueError, match=r"run.out must not exist yet \(or use --resume .*\), got "):
         train(config)
+
+
+def test_a_run_below_a_file_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "afile").touch()
+    with pytest.raises(ValueError, match=r"run.out must be in a folder, got .*afile/a/b, where .*afile is a file"):
+        train(changed(config, "run", out=str(tmp_path / "afile" / "a" / "b")))
 
 
 def test_a_run_that_is_going_on_is_not_resumed(config: TrainConfig) -> None:
