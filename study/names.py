@@ -12,7 +12,7 @@ HEATS = {"hot115": "sampling at 1.15", "hot130": "sampling at 1.3", "hot150": "s
 """Plain GRPO whose rollouts are hotter, in words."""
 
 FIXED = {f"fixed{coef:02}": f"fixed .{coef:02}" for coef in (2, 3, 5, 7, 10, 14, 20)}
-"""The grid of fixed coefficients, a factor 1.4 apart, in words."""
+"""The grid of fixed coefficients, in words."""
 
 ANNEALED = {"annealed10": ".1, then to 0", "annealed20": ".2, then to 0"}
 """Coefficients that the clock takes back, in words."""

@@ -13,7 +13,7 @@ from study.names import AER
 from study.records import Record
 from study.tables import by_method, difference_cell, shown
 
-NAMES = {"aer_uniform_clock": "AER", "grpo": "GRPO", "fixed03": "fixed .03", "fixed10": "fixed .1"}
+NAMES = {"aer_uniform_clock": "AER", "grpo": "GRPO", "fixed01": "fixed .01", "fixed03": "fixed .03", "fixed10": "fixed .1"}
 """What readers call them."""
 
 
