@@ -176,6 +176,8 @@ class Loop:
         self.rollout = make_rollout(config, policy, self.prompts, Path(config.run.out), console.message)
         self.ahead = Ahead(config, self.rollout, verifier, self.prompts, self.difficulty)
         self.method = method_of(config)
+        if isinstance(config.method, EntropyControlConfig) and config.method.kind == "fixed" and not config.method.coef:
+            self.console.hint("method.coef is 0, so there is no bonus: kind fixed needs a coefficient")
         self.optimizer = make_optimizer(config.optim, (p for p in policy.model.parameters() if p.requires_grad))
         self.frozen = frozen_digest(policy, self.reference)
         self.progress = Progress()
@@ -191,9 +193,6 @@ class Loop:
         self.prompts, self.train_set = self._readable(train.prompts), train
         if unused_template(data, tokenizer) and not data.train.startswith("builtin:"):
             self.console.hint(UNUSED_TEMPLATE)
-        method = self.config.method
-        if isinstance(method, EntropyControlConfig) and method.kind == "fixed" and not method.coef:
-            self.console.hint("method.coef is 0, so there is no bonus: kind fixed needs a coefficient")
         data = replace(data, revision=train.origin["revision"] or data.revision)
         self.eval_sets = load_eval_sets(self.config.eval, data, tokenizer, seed=seed, message=message)
         used = [prompts.origin["revision"] for prompts in self.eval_sets if not prompts.name and prompts.origin["revision"]]
