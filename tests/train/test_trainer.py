@@ -374,6 +374,13 @@ def test_a_chat_template_that_is_not_used_is_told(
     assert capsys.readouterr().out.count("hint: the tokenizer has a chat template that is not used") == hints
 
 
+@pytest.mark.parametrize(("coef", "hints"), [(0.0, 1), (0.1, 0)])
+def test_a_fixed_coefficient_of_0_is_told(config: TrainConfig, capsys: pytest.CaptureFixture[str], coef: float, hints: int) -> None:
+    config = replace(config, method=EntropyControlConfig(kind="fixed", coef=coef))
+    train(changed(config, "run", steps=1))
+    assert capsys.readouterr().out.count("hint: method.coef is 0, so there is no bonus") == hints
+
+
 def test_an_existing_run_is_not_overwritten(config: TrainConfig) -> None:
     Path(config.run.out).mkdir()
     (Path(config.run.out) / "mine").touch()
