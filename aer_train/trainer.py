@@ -9,8 +9,9 @@ disturb training.
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         ChildProcessError - verification keeps failing (reward.max_failure_frac); Preempted - SIGTERM came, and the last step is saved.
     """
     check_config(config)
-    run, resume = Path(config.run.out), resume or dist.restarted()
+    run = Path(config.run.out)
     device = resolve_device(config.run.device)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
@@ -86,6 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         check_extras(config, device)
         lock = RunLock()
         stack.callback(lock.close)
+        resume = resume or dist.from_main(lambda: _is_restarted(config))
         start = dist.from_main(lambda: _start(config, resume, lock))
         repository = config.run.push_to_hub
         if repository is not None:
@@ -116,6 +118,23 @@ def train(config: TrainConfig, *, resume: bool = False) -> Path:
         if repository is not None:
             console.message(f"pushed to {dist.from_main(lambda: push(run, repository))}")
     return run
+
+
+def _is_restarted(config: TrainConfig) -> bool:
+    """Whether torchrun has restarted this command after it began its folder. The folder of another run, which it was refused, is not it.
+
+    A run's config.json has what the command gives, and values in place of None.
+    """
+    run = Path(config.run.out)
+    if not dist.restarted() or not (run / "config.json").is_file():
+        return False
+    return _agrees(json.loads(json.dumps(asdict(config))), read_config(run))
+
+
+def _agrees(given: object, found: object) -> bool:
+    if isinstance(given, dict) and isinstance(found, dict):
+        return given.keys() == found.keys() and all(_agrees(given[name], found[name]) for name in given)
+    return given is None or given == found
 
 
 def _start(config: TrainConfig, resume: bool, lock: RunLock) -> Path | None:

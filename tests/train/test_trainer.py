@@ -397,6 +397,20 @@ def test_a_run_below_a_file_is_refused(config: TrainConfig, tmp_path: Path) -> N
         train(changed(config, "run", out=str(tmp_path / "afile" / "a" / "b")))
 
 
+def test_a_restart_goes_on_in_its_own_folder_alone(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun restarts a command that was refused, too: the run that was in its way must stay as it is."""
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    config = changed(config, "run", steps=2)
+    run = train(changed(config, "run", steps=1))
+    assert len(read_metrics(run)) == 1, "a start that failed before there was a folder begins again"
+    with pytest.raises(ValueError, match=r"run.out must not exist yet \(or use --resume .*\), got "):
+        train(changed(config, "optim", lr=0.5))
+    assert len(read_metrics(run)) == 1
+    train(config, resume=True)
+    before = (run / "metrics.jsonl").read_bytes()
+    assert train(config) == run and (run / "metrics.jsonl").read_bytes() == before, "its own, which is done"
+
+
 def test_a_run_that_is_going_on_is_not_resumed(config: TrainConfig) -> None:
     run = train(changed(config, "run", steps=1))
     before = (run / "metrics.jsonl").stat().st_ino
