@@ -31,7 +31,8 @@ from study.tiers import tier_table
 from study.where import Runs, Where
 
 ROOT = Path(__file__).parents[1]
-PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("study", "study_tables", "study_methods", "study_token_targets", "real_model"))
+NAMES = ("study", "study_appendix", "study_tables", "study_methods", "study_token_targets", "real_model")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in NAMES)
 RESULTS = ROOT / "study" / "results"
 FIGURES = ROOT / "docs" / "study"
 
