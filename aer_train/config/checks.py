@@ -8,6 +8,7 @@ from math import inf
 
 from aer_kernels.methods import check_method
 from aer_kernels.methods.seam import also_needs, moves, needs_pass
+from aer_train.config.inert import check_inert
 from aer_train.config.method import GIVEN, method_of
 from aer_train.config.named import is_named_value
 from aer_train.config.tree import DataConfig, TrainConfig
@@ -124,6 +125,7 @@ def check_config(config: TrainConfig) -> None:
         "be 0 without run.sinks and run.save_samples_every",
     )
     _check_method(config)
+    check_inert(config)
 
 
 def _check_embedded(config: TrainConfig) -> None:

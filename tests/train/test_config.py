@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aer_train.config.checks import check_config
+from aer_train.config.inert import INERT
 from aer_train.config.parse import base_config, flags, read_config
 from aer_train.config.presets import PRESETS
 from aer_train.config.tree import DataConfig, EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
@@ -140,3 +141,26 @@ def test_options_that_something_reads_are_taken() -> None:
         check_config(replace(TrainConfig(), data=rows, eval=evaluation))
     check_config(replace(TrainConfig(), data=replace(rows, train="rows.jsonl")))
     check_config(replace(TrainConfig(), data=DataConfig(split="validation", limit=9, max_prompt_tokens=20)))
+
+
+OFF = {"objective.kl": "k2", "reward.overlong_penalty": 0.5, "difficulty.width": 0.1, "difficulty.unsolved": 0.2, "difficulty.min_group": 3}
+ON = {
+    "objective.kl_coef > 0": ("objective.kl_coef", 0.01),
+    "reward.overlong_buffer > 0": ("reward.overlong_buffer", 4),
+    "difficulty.target": ("difficulty.target", 0.0),
+    "difficulty.boost > 1": ("difficulty.boost", 2.0),
+}
+
+
+@pytest.mark.parametrize("name", INERT)
+def test_what_is_off_takes_no_options(name: str) -> None:
+    config = with_option(TrainConfig(), name, OFF[name])
+    needed, _ = INERT[name]
+    with pytest.raises(ValueError, match=rf"^{name} must be its default \(.*\) without {needed}, got {OFF[name]}$"):
+        check_config(config)
+    check_config(with_option(config, *ON[needed]))
+
+
+def with_option(config: TrainConfig, name: str, value: object) -> TrainConfig:
+    section, option = name.split(".")
+    return replace(config, **{section: replace(getattr(config, section), **{option: value})})
