@@ -63,8 +63,19 @@ def first_policy(trainer: Any) -> Iterator[Any]:
         yield trainer.ref_model
         return
     model = _unwrapped(trainer, trainer.model)
-    with use_adapter(model, adapter_name=COPY if COPY in model.peft_config else None):
+    with use_adapter(model, adapter_name=COPY if COPY in model.peft_config else None), _without_dropout(model):
         yield trainer.model
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def mark(trainer: Any) -> int | None:

@@ -69,6 +69,18 @@ def test_the_first_policys_entropies(tmp_path: Path, kept: str, beta: float, hea
     assert (found[0].entropy - found[0].reference_entropy).abs().max() > 1e-2
 
 
+def test_the_first_policy_is_without_dropout(tmp_path: Path) -> None:
+    """TRL's copy of an adapter has the adapter's dropout; the policy that learns keeps it."""
+    found = []
+    for dropout in (0.0, 0.5):
+        options = {"method": CustomConfig(needs_entropy=True, compares=True), "rollout_func": fixed_rollouts()}
+        start = adapted(lora_dropout=dropout)
+        trainer = trained(tmp_path, reward=share_of_digits, start=start, options=options, beta=0.04, learning_rate=0.0)
+        found.append([tokens for tokens in trainer.method.seen if isinstance(tokens, TokenBatch)][-1])
+    torch.testing.assert_close(found[1].reference_entropy, found[0].reference_entropy)
+    assert (found[1].entropy - found[0].entropy).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize(
     ("start", "given", "beta", "message"),
     [
