@@ -17,6 +17,18 @@ Claim = tuple[str, str, str, Where]
 """A difference in words, the two methods, and where."""
 
 CLAIMS: dict[str, list[Claim]] = {
+    "page": [
+        ("AER - plain GRPO", AER, "grpo", at.TWELVE),
+        ("AER - plain GRPO", AER, "grpo", at.AGAIN),
+        ("AER - a fixed .03, the best single coefficient", AER, "fixed03", at.TWELVE),
+        ("AER - a fixed .1", AER, "fixed10", at.TWELVE),
+        ("AER - a fixed .1", AER, "fixed10", at.VOCABULARY),
+        ("AER - bang-bang in its recipe", AER, "bang_bang_1", at.VOCABULARY),
+        ("AER - sampling at 1.5, without a bonus", AER, "hot150", at.AGAIN),
+        ("AER - the best of three coefficients at each setting, by validation", AER, TUNED, at.TWELVE),
+        ("AER - the best of nine, by validation", AER, TUNED_FINELY, at.GRID),
+        ("AER - the same, but each run chosen by the runs of the other seeds", AER, TUNED_APART, at.GRID),
+    ],
     "main": [
         ("AER - plain GRPO", AER, "grpo", at.TWELVE),
         ("AER - a fixed 0.03, the best single coefficient", AER, "fixed03", at.TWELVE),

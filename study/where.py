@@ -32,7 +32,7 @@ class Where:
 TWELVE = Where("all twelve", "allocation+robust_again+advantage_again")
 AGAIN = Where("all twelve, other seeds", "temperature+temperature_robust+temperature_advantage")
 GRID = Where("all twelve, seeds 63 to 65", f"{AGAIN.matrices}+grid+grid_robust+grid_advantage")
-VOCABULARY = Where("all eight", "vocabulary")
+VOCABULARY = Where("17 to 16,017 symbols", "vocabulary")
 
 POLICIES = (
     *(Where(name, "policies", (f"{setting}-policies",)) for setting, name in (("countdown", "Countdown-3"), ("countdown4", "Countdown-4"))),
