@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from aer_train.config.checks import check_config
-from aer_train.config.inert import INERT
 from aer_train.config.parse import base_config, flags, read_config
 from aer_train.config.presets import PRESETS
+from aer_train.config.rules.inert import INERT
 from aer_train.config.tree import DataConfig, EvalConfig, ObjectiveConfig, OptimConfig, RolloutConfig, RunConfig, TrainConfig
 
 

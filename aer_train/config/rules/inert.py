@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from aer_train.config.rules.check import check
 from aer_train.config.tree import TrainConfig
 
 INERT: dict[str, tuple[str, Callable[[TrainConfig], bool]]] = {
@@ -22,5 +23,4 @@ def check_inert(config: TrainConfig) -> None:
         section, option = name.split(".")
         options = getattr(config, section)
         value, default = getattr(options, option), getattr(type(options), option)
-        if value != default and not acts(config):
-            raise ValueError(f"{name} must be its default ({default}) without {needed}, got {value}")
+        check(name, value, value == default or acts(config), f"be its default ({default}) without {needed}")
