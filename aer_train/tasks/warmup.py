@@ -9,6 +9,7 @@ strategy which hard problems need only with probability `rare`. The result is an
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import shutil
@@ -40,8 +41,11 @@ SIZES = {
 REFERENCE_WIDTH = 128
 """Width for which the learning rates of the warm-up are; that of another falls as the width grows."""
 
-STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150), "mixed": (2400, 150), "chains": (1500, 150)}
+STEPS = {"countdown": (745, 120), "countdown4": (2400, 150), "worked": (1200, 150), "mixed": (2400, 150), "chains": (1000, 150)}
 """Optimizer steps of the two stages."""
+
+GROWING = frozenset({"chains"})
+"""Tasks whose skill begins with the shortest answers. The longest ones come in at half of the stage; all at once are not learned."""
 
 SKILL_LR, HABIT_LR = 2e-3, 5e-4
 
@@ -110,7 +114,8 @@ def warm_up(
     tokenizer, rng = build_tokenizer(chosen.characters), random.Random(seed)
     model: Any = build_model(size, len(tokenizer))
     model.to(device)
-    train_stage(model, tokenizer, chosen, rng, "skill", skill_steps, SKILL_LR, chosen.skill_answer)
+    longest = chosen.max_new_tokens - 1 if name in GROWING else None
+    train_stage(model, tokenizer, chosen, rng, "skill", skill_steps, SKILL_LR, chosen.skill_answer, longest)
     train_habit(model, tokenizer, chosen, rng, habit_steps, rare)
     save_policy(model, tokenizer, out)
 
@@ -143,8 +148,14 @@ def train_stage(
     steps: int,
     lr: float,
     answer: Callable[[Any, random.Random], str],
+    longest: int | None = None,
 ) -> None:
-    """Train a model in place on prompts of both tiers and their answers; `lr` is that of a model of REFERENCE_WIDTH or less."""
+    """Train a model in place on prompts of both tiers and their answers.
+
+    Args:
+        lr: that of a model of REFERENCE_WIDTH or less.
+        longest: tokens of the longest answer, if answers are to grow up to it over the first half; None is all from the first step.
+    """
     from rich.progress import track
 
     lr *= min(1.0, REFERENCE_WIDTH / model.config.hidden_size)
@@ -153,7 +164,8 @@ def train_stage(
         cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * max(0, step - LR_WARMUP) / max(1, steps - LR_WARMUP)))
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / LR_WARMUP) * cosine
-        problems = [task.draw("train", TIERS[i % 2], rng) for i in range(BATCH)]
+        most = None if longest is None else min(longest, 1 + int(longest * step / (0.5 * steps)))
+        problems = _problems(task, rng, most)
         pairs = [(task.render(problem, rng).text, answer(problem, rng)) for problem in problems]
         ids, labels = _encode(tokenizer, pairs)
         loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
@@ -161,6 +173,18 @@ def train_stage(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+
+
+def _problems(task: Task, rng: random.Random, most: int | None) -> list[Any]:
+    """Draw a batch from both tiers in turn, of problems whose answers have at most `most` tokens."""
+    found: list[Any] = []
+    for tier in itertools.cycle(TIERS):
+        problem = task.draw("train", tier, rng)
+        if most is None or len(task.skill_answer(problem, rng)) <= most:
+            found.append(problem)
+        if len(found) == BATCH:
+            return found
+    raise AssertionError
 
 
 def _encode(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from aer_train.tasks import task
+from aer_train.tasks import task, warmup
 from aer_train.tasks.chains import FIRST, LENGTHS, LONGEST, operations, results
+from aer_train.tasks.prompts import TIERS
 
 CHAINS = task("chains")
 
@@ -60,3 +61,14 @@ def test_a_slip_is_gone_on_from():
     answers = {CHAINS.habit_answer("3+5+1", rng, 1.0) for _ in range(500)} | {CHAINS.habit_answer("3+5+1", rng, 0.5) for _ in range(500)}
     assert "89" in answers and any(answer[0] != "8" and int(answer[1]) == (int(answer[0]) + 1) % 10 for answer in answers)
     assert not any(map(CHAINS.is_rare, answers))
+
+
+@pytest.mark.parametrize("most", [1, 3, 6, LONGEST])
+def test_the_warm_up_begins_with_short_chains(most):
+    drawn = warmup._problems(CHAINS, random.Random(0), most)
+    assert len(drawn) == warmup.BATCH and {len(results(problem)) for problem in drawn} == set(range(1, most + 1))
+
+
+def test_without_a_limit_the_warm_up_draws_from_both_tiers_in_turn():
+    rng = random.Random(0)
+    assert warmup._problems(CHAINS, random.Random(0), None) == [CHAINS.draw("train", TIERS[i % 2], rng) for i in range(warmup.BATCH)]
