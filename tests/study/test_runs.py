@@ -200,7 +200,7 @@ def test_added_words_leave_the_rest_as_it_was():
 
 
 PLANNED = ["methods", "methods_tuning", "vocabulary", "policies", "temperature", "temperature_robust", "temperature_advantage",
-           "grid", "grid_robust", "grid_advantage", "factorial", "graded", "graded_tuning", "token_targets_flat"]  # fmt: skip
+           "grid", "grid_robust", "grid_advantage", "factorial", "graded", "graded_tuning", "graded_again", "token_targets_flat"]  # fmt: skip
 """The matrices of docs/study_plan.md and docs/study_methods.md."""
 
 
