@@ -18,6 +18,7 @@ from torch import Tensor
 from aer_kernels.entropy_control import BELOW_START, EntropyControlConfig
 from aer_kernels.integrations.control import check_prompts, held_sums, spread, token_batch, unsolved_share
 from aer_kernels.methods import AER, Measured
+from aer_kernels.methods.asking import ask
 from aer_kernels.objectives.entropy_advantages import entropy_advantages, surprisal_baseline
 
 
@@ -62,8 +63,7 @@ class SampledEntropy:
         _check(logprobs, loss_mask, prompt, accuracy)
         counted = (loss_mask > 0) & ~accuracy.isnan()[prompt, None]
         tokens = token_batch(counted, prompt, accuracy, logprobs=logprobs, advantages=torch.zeros_like(logprobs))
-        terms = self._method.terms(tokens)
-        terms.check(tokens)
+        terms = ask(self._method, tokens)
         assert terms.entropy_coef is not None, "AER always has one"
         added = entropy_advantages(tokens.logprobs, terms.entropy_scale * terms.entropy_coef, self._baseline)
         held = None if terms.held is None else spread(terms.held, counted)

@@ -33,6 +33,7 @@ from aer_kernels.integrations.trl_head import check_head, use_aer_head
 from aer_kernels.integrations.trl_loss import loss_mask
 from aer_kernels.integrations.trl_reference import GIVEN, compares, first_policy, mark, prepare_first_policy, restore_adapter
 from aer_kernels.methods import Method, TokenBatch, TokenTerms, check_method, method_for
+from aer_kernels.methods.asking import ask, restore, saved
 from aer_kernels.methods.seam import needs_logprobs, reported
 
 STATE = "aer_state.json"
@@ -129,7 +130,7 @@ class AERMixin(Base):
             updates = math.ceil(self.state.max_steps * every / math.lcm(every, self._aer_generate_every))
             self._aer_method = method_for(self._aer_config, max(1, updates))
             if self._aer_state is not None:
-                self._aer_method.load_state_dict(self._aer_state)
+                restore(self._aer_method, self._aer_state)
         return self._aer_method
 
     @property
@@ -165,8 +166,7 @@ class AERMixin(Base):
         """Ask the method about the rollouts of all ranks, and add what it says of this rank's to `out`, which TRL shuffles and cuts."""
         logprobs, entropy = self._aer_scores(out)
         tokens, everywhere = self._aer_tokens(out, logprobs, entropy, self._aer_reference(out) if compares(self.method) else None)
-        terms = self.method.terms(tokens)
-        terms.check(tokens)
+        terms = ask(self.method, tokens)
         trl_loss.refuse(self, terms)
         first = self.accelerator.process_index * len(out["advantages"])
         trl_loss.place(terms, tokens, everywhere, out, first)
@@ -278,7 +278,7 @@ class AERMixin(Base):
         if self._aer_on and self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             first = {FIRST: mark(self)} if compares(self.method) else {}
-            (folder / STATE).write_text(json.dumps(self.method.state_dict() | first))
+            (folder / STATE).write_text(json.dumps(saved(self.method) | first))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

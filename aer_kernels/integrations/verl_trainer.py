@@ -32,6 +32,7 @@ from aer_kernels.integrations.verl_batch import FIELDS, QueueBatch, queue_batch
 from aer_kernels.integrations.verl_loss import COEF, DIVERGENCE, SCALARS, SLOPES, aer_ppo_loss, scalars
 from aer_kernels.integrations.verl_options import Options, batches_a_step, prepare
 from aer_kernels.methods import Method, TokenTerms, method_for
+from aer_kernels.methods.asking import ask, restore, saved
 from aer_kernels.methods.seam import reported
 
 STATE = "aer_state.json"
@@ -102,8 +103,7 @@ class AERTrainerMixin(Base):
         fields = [*FIELDS, *({self._aer.correct} - {"score", "positive"})]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         found = queue_batch(data, batch.keys, batch.tags, self._aer.correct, self._aer_seed())
-        terms = self.method.terms(found.tokens)
-        terms.check(found.tokens)
+        terms = ask(self.method, found.tokens)
         self._aer_batch = found, terms
         given = {COEF: terms.entropy_coef, DIVERGENCE: terms.divergence_coef, "advantages": _advantages(found, terms)}
         out = {name: found.nested(values) for name, values in given.items() if values is not None}
@@ -139,7 +139,7 @@ class AERTrainerMixin(Base):
         if self._aer.on:  # before verl's: a checkpoint that verl calls whole has it
             folder = _folder(self.config.trainer.default_local_dir, self.global_steps)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / STATE).write_text(json.dumps(self.method.state_dict()))
+            (folder / STATE).write_text(json.dumps(saved(self.method)))
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
@@ -151,7 +151,7 @@ class AERTrainerMixin(Base):
         path = (Path(trainer.resume_from_path) if named else _folder(trainer.default_local_dir, self.global_steps)) / STATE
         if not path.exists():
             raise ValueError(f"trainer.resume_mode must be disable, or the checkpoint one of this method, with {STATE}, got {path.parent}")
-        self.method.load_state_dict(json.loads(path.read_text()))
+        restore(self.method, json.loads(path.read_text()))
 
 
 def _folder(checkpoints: str, step: int) -> Path:

@@ -1,7 +1,7 @@
 """Entropy methods behind one seam. Each is a small file that says what every token of an update is worth.
 
     method = make_method(PositiveAdvantageConfig(target=0.3))
-    terms = method.terms(tokens)              # TokenBatch -> TokenTerms, before the update is cut into micro-batches
+    terms = ask(method, tokens)               # TokenBatch -> TokenTerms, checked, before the update is cut into micro-batches
     ...forward, backward, optimizer steps...
     method.update(measured)
 
@@ -17,6 +17,7 @@ from aer_kernels.methods.aent import AEnt, AEntConfig
 from aer_kernels.methods.aer import AER
 from aer_kernels.methods.ares import Ares, AresConfig
 from aer_kernels.methods.arm import ARM, ARMConfig
+from aer_kernels.methods.asking import ask
 from aer_kernels.methods.clip_cov import ClipCov, ClipCovConfig
 from aer_kernels.methods.combined import Combined
 from aer_kernels.methods.controlled import Controlled, ControlledConfig
@@ -92,6 +93,7 @@ __all__ = [
     "TokenTargets",
     "TokenTargetsConfig",
     "TokenTerms",
+    "ask",
     "check_method",
     "make_method",
     "method_class",

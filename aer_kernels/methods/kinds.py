@@ -14,6 +14,7 @@ from aer_kernels.methods.aent import AEnt
 from aer_kernels.methods.aer import AER
 from aer_kernels.methods.ares import Ares
 from aer_kernels.methods.arm import ARM
+from aer_kernels.methods.asking import restore, saved
 from aer_kernels.methods.clip_cov import ClipCov
 from aer_kernels.methods.combined import Combined
 from aer_kernels.methods.entrocraft import Entrocraft
@@ -126,17 +127,14 @@ def check_method(method: Method, *, given: frozenset[str], on_policy: bool) -> N
     """Check that a method, or each of several at once, can do something in a trainer, and be saved, before anything runs.
 
     Args:
-        given: the optional fields of `TokenBatch`, beside entropy, that the trainer can fill.
+        given: the names of the optional fields of `TokenBatch`, beside entropy, that the trainer can fill.
         on_policy: whether every batch is used for one update alone, so that all ratios are 1.
     Raises:
-        ValueError: the trainer lacks what the method needs, the method would change nothing, or its state is nothing that JSON can hold.
+        ValueError: the trainer lacks what the method needs, all that the method moves would do nothing there, `terms` changes the state, or
+            the state is nothing that JSON gives back.
     """
-    for name, value in method.state_dict().items():
-        try:
-            json.dumps(value)
-        except (TypeError, ValueError) as error:
-            what = f"{type(method).__name__}.state_dict must hold plain numbers, texts, lists and dictionaries, as JSON can"
-            raise ValueError(f"{what}; got {type(value).__name__} for {name!r}: {error}") from error
+    before = json.dumps(saved(method))
+    restore(method, json.loads(before))
     for part in method.parts.values() if isinstance(method, Combined) else [method]:
         name, needed, found = type(part).__name__, also_needs(part), moves(part)
         if needed - given:
@@ -146,6 +144,8 @@ def check_method(method: Method, *, given: frozenset[str], on_policy: bool) -> N
             raise ValueError(
                 f"{name} must have more than one update on each batch: with one all ratios are 1, and its {what} would do nothing"
             )
+    if json.dumps(saved(method)) != before:
+        raise ValueError(f"{type(method).__name__}.terms must not change the state, got another state_dict after it")
 
 
 @cache

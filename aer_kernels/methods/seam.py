@@ -165,7 +165,13 @@ class TokenTerms:
             check_option(name, "NaN or infinity", bool(value.isfinite().all()), "be finite")
             signed = name in ("shift", "entropy_coef") or not value.numel()
             check_option(name, 0.0 if signed else float(value.min()), signed or float(value.min()) >= 0, "be >= 0")
+        for name in ("entropy_scale", "clip_low", "clip_high", "dual_clip"):
+            number = getattr(self, name)
+            if not (isinstance(number, int | float) or (number is None and name != "entropy_scale")):
+                raise TypeError(f"{name} must be one plain number for all tokens, got {type(number).__name__}")
         check_option("entropy_scale", self.entropy_scale, math.isfinite(self.entropy_scale), "be finite")
+        alone = self.entropy_scale != 1 and self.entropy_coef is None
+        check_option("entropy_scale", self.entropy_scale, not alone, "be 1 without entropy_coef, which it multiplies")
         for name in ("clip_low", "clip_high"):
             bound = getattr(self, name)
             check_option(name, bound, bound is None or bound >= 0, "be >= 0")
@@ -221,7 +227,7 @@ class Method(Protocol):
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         """Decide what each token is worth. This must not change the state: a trainer may ask about parts of an update first. There may be
-        no token at all. Which fields of the terms are there must not depend on the tokens."""
+        no token at all. Which fields of the terms are there must not depend on the tokens, and nothing may be written into them."""
 
     def update(self, measured: Measured) -> None:
         """Learn from an update, after its optimizer steps."""
@@ -300,14 +306,21 @@ def terms_of_nothing(method: Method) -> TokenTerms:
         ValueError: the method cannot do without tokens.
     """
     none, whole = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-    names = (*OF_TOKENS, "rewards", "prompt_logprobs", "statistic")
-    optional: dict[str, Any] = {**dict.fromkeys(names, none), "ids": whole, "text": ()}
-    tokens = TokenBatch(none, none, whole, whole, whole, none, **optional)
+    names = {"rewards"} | also_needs(method) | ({"entropy"} if method.needs_entropy else set())
+    optional: dict[str, Any] = {name: () if name == "text" else none for name in names}
+    tokens = TokenBatch(none, none, whole, whole, whole, none, ids=whole, **optional)
+    name = type(method).__name__
     try:
-        return method.terms(tokens)
-    except (IndexError, RuntimeError) as error:
-        name, found = type(method).__name__, f"{type(error).__name__}: {error}"
+        terms = method.terms(tokens)
+    except (IndexError, RuntimeError, ZeroDivisionError) as error:
+        found = f"{type(error).__name__}: {error}"
         raise ValueError(f"{name}.terms must return terms without tokens too, as an update can have none; got {found}") from error
+    except (AttributeError, TypeError) as error:
+        fields_of = "TokenBatch.entropy needs needs_entropy = True, and other optional fields a place in also_needs"
+        raise ValueError(f"{name}.terms must do with the fields that the method asks for, got {error}: {fields_of}") from error
+    if not isinstance(terms, TokenTerms):
+        raise TypeError(f"{name}.terms must return TokenTerms, got {type(terms).__name__}")
+    return terms
 
 
 def moves(method: Method) -> frozenset[str]:

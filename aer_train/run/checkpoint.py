@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from aer_kernels.methods import Method
+from aer_kernels.methods import Method, asking
 from aer_train import dist
 from aer_train.data.difficulty import Difficulty
 from aer_train.model import Policy
@@ -81,7 +81,7 @@ def save(
     moments = moments_of(policy.model, optimizer)
     state = {
         **asdict(progress),
-        "method": method.state_dict(),
+        "method": asking.saved(method),
         "versions": versions(),
         "frozen": frozen,
         "untouched": _without_moments(policy, optimizer, moments),
@@ -150,7 +150,7 @@ def restore(
     try:
         with _one_process_is_fine():
             dcp.load({"state": written}, storage_reader=reader)
-        method.load_state_dict(state["method"])
+        asking.restore(method, state["method"])
         if difficulty is not None and difficulty.on and (folder / RATES).is_file():  # else rates are kept from now on
             difficulty.load_state_dict(json.loads((folder / RATES).read_text()))
     except (ValueError, CheckpointException) as error:

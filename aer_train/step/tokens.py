@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aer_kernels.integrations.control import flat_batch
 from aer_kernels.methods import Method, TokenBatch, TokenTerms
+from aer_kernels.methods.asking import ask
 from aer_train.seeds import sample_seed
 from aer_train.types import Batch, Sample
 
@@ -128,6 +129,4 @@ def weigh(batch: Batch, tokens: TokenBatch, method: Method) -> Weighed:
     Raises:
         ValueError - its answer is not a finite number a token.
     """
-    terms = method.terms(tokens)
-    terms.check(tokens)
-    return Weighed(batch, Layout.of(batch), tokens, terms)
+    return Weighed(batch, Layout.of(batch), tokens, ask(method, tokens))
