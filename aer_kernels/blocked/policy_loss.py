@@ -58,7 +58,7 @@ def policy_gradients(
             sums.add(chunk, d, hidden)
         else:
             bound = _l1_bound(stats.part(chunk), slopes[chunk], inputs.entropy_weights[chunk])
-            keep = bound > tolerance
+            keep = ~(bound <= tolerance)  # NaN is kept, so that it shows in the gradient
             dropped += bound.masked_fill(keep, 0.0).sum()
             sums.add_some(chunk, d, hidden, keep)
     return PolicyGradients(stats, sums.finish(), dropped)

@@ -328,3 +328,17 @@ def test_fp16_gradients_do_not_underflow():
     (scale * fused_policy_loss(truth.hidden, truth.weight, truth.targets, impl="reference", **doubled).loss).backward()
     relative = (leaves.weight.grad.double() - truth.weight.grad).norm() / truth.weight.grad.norm()
     assert relative < 2e-3
+
+
+@pytest.mark.parametrize("impl", [*FUSED, "reference"])
+@pytest.mark.parametrize("name", ["advantages", "entropy_coef", "importance_weights"])
+def test_nan_shows_in_the_gradient(name, impl):
+    """A loop may look at the norm of the gradient alone."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(40, 8, requires_grad=True)
+    given = {"advantages": torch.randn(6), "entropy_coef": torch.rand(6), "importance_weights": torch.rand(6)}
+    given[name][2] = torch.nan
+    out = fused_policy_loss(hidden, weight, torch.arange(6), impl=impl, **given)
+    out.loss.backward()
+    assert out.loss.isnan() and hidden.grad[2].isnan().any() and weight.grad.isnan().any()
+    assert hidden.grad[[0, 1, 3, 4, 5]].isfinite().all()
