@@ -34,6 +34,25 @@ def ask(method: Method, tokens: TokenBatch) -> TokenTerms:
     return terms
 
 
+def ask_bonus(method: Method, tokens: TokenBatch) -> Tensor | None:
+    """Return what a method adds to the rewards, (R,), checked; None if it adds nothing.
+
+    Raises:
+        TypeError, ValueError: the method gave something else than a finite number a response.
+    """
+    bonus = getattr(method, "reward_bonus", None)
+    if bonus is None:
+        return None
+    name, found = f"{type(method).__name__}.reward_bonus", bonus(tokens)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{name} must return a torch.Tensor with one number a response, got {type(found).__name__}")
+    if found.shape != tokens.prompt.shape:
+        raise ValueError(f"{name} must have shape {tuple(tokens.prompt.shape)}, got {tuple(found.shape)}")
+    if not bool(found.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return found
+
+
 def saved(method: Method) -> dict[str, Any]:
     """Return a method's state, checked.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from aer_kernels.methods import Method, TokenBatch
+from aer_kernels.methods import Method
+from aer_kernels.methods.asking import ask_bonus
 from aer_kernels.methods.seam import also_needs, kept_of
 from aer_train.clock import Clock
 from aer_train.config.tree import TrainConfig
@@ -52,9 +51,9 @@ def weigh_step(
     first = None if reference is None else _by_reference(reference, batch, layout, config, clock)
     if first is not None and "reference_entropy" in needs:
         tokens = replace(tokens, reference_entropy=torch.from_numpy(first["entropy"]))
-    bonus: Callable[[TokenBatch], Tensor] | None = getattr(method, "reward_bonus", None)
+    bonus = ask_bonus(method, tokens)
     if bonus is not None:
-        batch = assign_credit(batch.groups, config, bonus(tokens))
+        batch = assign_credit(batch.groups, config, bonus)
         tokens = replace(tokens, advantages=advantages_of(batch, tokens.response))
     weighed = weigh(batch, tokens, method)
     if first is not None and config.objective.kl_coef:

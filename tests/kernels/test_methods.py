@@ -25,7 +25,7 @@ from aer_kernels.methods import (
     make_method,
     method_class,
 )
-from aer_kernels.methods.asking import ask, restore, saved
+from aer_kernels.methods.asking import ask, ask_bonus, restore, saved
 from aer_kernels.methods.seam import OF_TOKENS, moves, needs_logprobs, needs_pass, reported
 from aer_kernels.methods.selection import draws, largest, largest_of, quantiles, ranks, spans
 from tests.kernels.token_batches import batch, full, permuted
@@ -508,6 +508,22 @@ def test_what_is_asked_last_are_the_tokens():
     seen = []
     method.terms = lambda tokens: seen.append(tokens) or TokenTerms(weight=torch.ones_like(tokens.logprobs))
     assert torch.equal(ask(method, tokens).weight, torch.ones(10)) and seen[-1] is tokens
+
+
+@pytest.mark.parametrize(
+    ("bonus", "error", "match"),
+    [
+        ([0.0, 1.0], TypeError, "Own.reward_bonus must return a torch.Tensor with one number a response, got list"),
+        (torch.ones(1), ValueError, r"Own.reward_bonus must have shape \(\d+,\), got \(1,\)"),
+        (torch.tensor(math.nan), ValueError, "Own.reward_bonus must be finite, got NaN or infinity"),
+    ],
+)
+def test_a_bonus_is_checked(bonus, error, match):
+    tokens, method = batch(), Own(OwnConfig())
+    assert ask_bonus(method, tokens) is None
+    method.reward_bonus = lambda tokens: bonus.expand(tokens.prompt.shape) if isinstance(bonus, torch.Tensor) and not bonus.shape else bonus
+    with pytest.raises(error, match=match):
+        ask_bonus(method, tokens)
 
 
 def test_a_state_is_restored_or_refused():
