@@ -82,13 +82,17 @@ def token_batch(
         reference_entropy: (R, T) nats, of the policy that the run began with, likewise.
         seed: for random choices of the method; another one at every update.
     Raises:
-        TypeError, ValueError: loss_mask or prompt is not of this form, or an accuracy lies outside [0, 1]. Reads them: a device sync on a
-            GPU, as finding the loss tokens is one anyway.
+        TypeError, ValueError: an argument is not of this form, or an accuracy lies outside [0, 1]. Reads them: a device sync on a GPU, as
+            finding the loss tokens is one anyway.
     """
     if loss_mask.dtype != torch.bool:
         raise TypeError(f"loss_mask must have dtype bool, got {loss_mask.dtype}")
     if loss_mask.ndim != 2 or prompt.shape != loss_mask.shape[:1]:
         raise ValueError(f"loss_mask must have shape (R, T) and prompt (R,), got {tuple(loss_mask.shape)} and {tuple(prompt.shape)}")
+    given = {"logprobs": logprobs, "advantages": advantages, "entropy": entropy, "reference_entropy": reference_entropy}
+    for name, values in given.items():
+        if values is not None and values.shape != loss_mask.shape:
+            raise ValueError(f"{name} must have shape {tuple(loss_mask.shape)} like loss_mask, got {tuple(values.shape)}")
     check_prompts(prompt, accuracy)
     response, position = loss_mask.nonzero(as_tuple=True)
     return flat_batch(

@@ -47,6 +47,8 @@ def test_terms_of_a_whole_update_are_not_those_of_a_part():
     [
         ({"loss_mask": torch.ones(6, 5, dtype=torch.int64)}, TypeError, "loss_mask must have dtype bool, got torch.int64"),
         ({"loss_mask": torch.ones(6, 5)}, TypeError, "loss_mask must have dtype bool, got torch.float32"),
+        ({"advantages": torch.zeros(6, 1)}, ValueError, r"advantages must have shape \(6, 5\) like loss_mask, got \(6, 1\)"),
+        ({"entropy": torch.zeros(6)}, ValueError, r"entropy must have shape \(6, 5\) like loss_mask, got \(6,\)"),
         (
             {"prompt": torch.tensor([0, 0, 1, 1, 2])},
             ValueError,
@@ -64,6 +66,8 @@ def test_terms_of_a_whole_update_are_not_those_of_a_part():
     ids=[
         "mask of numbers",
         "mask of floats",
+        "an advantage a response",
+        "an entropy a response",
         "a response without a prompt",
         "not ascending",
         "below 0",
@@ -73,9 +77,9 @@ def test_terms_of_a_whole_update_are_not_those_of_a_part():
 )
 def test_what_a_batch_is_made_of_is_checked(change, error, match):
     mask, logprobs, advantages, _ = padded()
-    given = {"loss_mask": mask, "prompt": torch.tensor([0, 0, 1, 1, 2, 2]), "accuracy": torch.full((3,), 0.5)} | change
+    given = {"loss_mask": mask, "prompt": torch.tensor([0, 0, 1, 1, 2, 2]), "accuracy": torch.full((3,), 0.5), "advantages": advantages}
     with pytest.raises(error, match=match):
-        token_batch(*given.values(), logprobs=logprobs, advantages=advantages)
+        token_batch(**given | {"logprobs": logprobs} | change)
 
 
 def test_a_prompt_without_accuracy_is_left_out():
