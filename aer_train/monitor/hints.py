@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from aer_train.monitor.options import Options
@@ -44,6 +45,15 @@ SAMPLING = 0.85
 """Share of a step's time spent sampling."""
 
 
+FIRST = "right at first"
+"""What `Hints` adds to a row: the mean share of right responses over the first FIRST_STEPS steps."""
+
+FIRST_STEPS = 3
+
+SOMETHING = 0.1
+"""Share of right responses at first below which a fall cannot be told from chance."""
+
+
 @dataclass(frozen=True)
 class Hint:
     """One line for the user."""
@@ -61,10 +71,15 @@ class Hints:
         self._options = Options(config)
         self._seen = {cause: deque[bool](maxlen=WINDOW) for cause in CAUSES}
         self._told: set[str] = set()
+        self._first: list[float] = []
 
     def step(self, row: Row) -> list[Hint]:
         """Return what a finished step calls for that was not told before."""
-        found = []
+        found, right = [], _right(row)
+        if right is not None and len(self._first) < FIRST_STEPS:
+            self._first.append(right)
+        if len(self._first) == FIRST_STEPS:
+            row = {**row, FIRST: fmean(self._first)}
         for cause, find in CAUSES.items():
             text, seen = find(row, self._options), self._seen[cause]
             seen.append(text is not None)
@@ -192,10 +207,28 @@ FAILED = "reward/failed/"
 """What metrics of reward functions that fail begin with."""
 
 
+def _right(row: Row) -> float | None:
+    """The share of right responses, or the mean reward where that is not known."""
+    found: float | None = row.get("reward/accuracy", row.get("reward/mean"))
+    return found
+
+
+def _unlearned(row: Row, options: Options) -> str | None:
+    first, right, now = row.get(FIRST), _right(row), options.now
+    if first is None or right is None or first < SOMETHING or right >= first / 2:
+        return None
+    what = f"the share of right responses fell to {right:.2f}, from {first:.2f} at first"
+    if options.value("method.kind") == "off":
+        return f"{what}: lower {now('optim.lr')}"
+    return (
+        f"{what}: lower {now('optim.lr')}, and see whether it falls with {now('method.kind')} set to off, too; if not, the method does harm"
+    )
+
+
 def _zero_variance(row: Row, options: Options) -> str | None:
     if (row.get("reward/zero_variance_frac") or 0.0) < 0.95:
         return None
-    reward, now = row["reward/accuracy" if "reward/accuracy" in row else "reward/mean"], options.now
+    reward, now = _right(row) or 0.0, options.now
     what = f"the responses to each prompt got equal rewards (mean {reward:.2f}), so that rewards teach nothing"
     if reward > 0.95:
         return f"{what}: use harder prompts than {now('data.train')}"
@@ -285,6 +318,7 @@ CAUSES: dict[str, Callable[[Row, Options], str | None]] = {
     "explosion": _explosion,
     "out_of_reach": _out_of_reach,
     "saturated": _saturated,
+    "unlearned": _unlearned,
     "zero_variance": _zero_variance,
     "truncated": _truncated,
     "loss_is_zero": _loss_is_zero,

@@ -177,6 +177,29 @@ def test_every_option_that_a_hint_names_exists():
             assert named and set(named) <= leaves, hint.text
 
 
+FALLEN = {"reward/mean": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("off", r"lower optim.lr \(now 1e-06\)$"),
+        ("aer", r"lower optim.lr \(now 1e-06\), and see whether it falls with method.kind \(now aer\) set to off, too; if not, .* harm$"),
+    ],
+)
+def test_what_was_right_at_first_and_is_no_more(kind, remedy):
+    (hint,) = hints_of(rows({}, {}, {}, {}, *[FALLEN] * 8), options(kind))
+    assert (hint.step, hint.cause) == (8, "unlearned")
+    assert re.fullmatch(r"the share of right responses fell to 0.20, from 0.50 at first: " + remedy, hint.text)
+
+
+def test_a_fall_is_one_of_the_verified_rewards_and_from_something():
+    """Not of a reward whose other parts fall, nor where next to nothing was right."""
+    assert hints_of(rows(*[{"reward/accuracy": 0.5}] * 4, *[FALLEN | {"reward/accuracy": 0.5}] * 8), options()) == []
+    assert hints_of(rows(*[{"reward/mean": 0.08}] * 4, *[{"reward/mean": 0.01}] * 8), options()) == []
+    assert hints_of(rows({}, {}, {}, *[FALLEN, {}] * 8), options()) == []
+
+
 def test_a_good_run_is_silent():
     assert hints_of(rows(*[{}] * 50), options()) == []
     lower_target = {"entropy/smoothed": 0.2, "entropy/target": 0.21}  # 20 % of the start, as it was asked for
@@ -221,4 +244,4 @@ def test_the_console_goes_on_after_a_resume_where_it_was(capsys):
 
 
 def test_causes_are_covered():
-    assert {cause for _, _, cause, _ in CASES} | set(URGENT) == set(CAUSES)
+    assert {cause for _, _, cause, _ in CASES} | {*URGENT, "unlearned"} == set(CAUSES)
