@@ -117,7 +117,8 @@ class Recorded(Stateless):
         self.seen = list[Any]()
 
     def terms(self, tokens: Any) -> TokenTerms:
-        self.seen.append(tokens)
+        if len(tokens.logprobs):  # not when it is asked what it moves
+            self.seen.append(tokens)
         return TokenTerms(**{name: torch.full_like(tokens.advantages, value) for name, value in self.terms_given.items()}, clip_low=0.1)
 
     def update(self, measured: Any) -> None:

@@ -66,7 +66,8 @@ class Custom(Stateless):
         self.also_needs = frozenset({"reference_entropy"} if config.compares else ())
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
-        self.seen.append(tokens)
+        if len(tokens.logprobs):  # not when it is asked what it moves
+            self.seen.append(tokens)
         values = {"weight": self.config.weight, "shift": self.config.shift, "entropy_coef": self.config.entropy}
         values["divergence_coef"] = self.config.divergence
         given = {name: torch.full_like(tokens.advantages, value) for name, value in values.items() if value is not None}
