@@ -35,6 +35,8 @@ class FlatTargets(TokenTargets):
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         entropy = tokens.need("entropy").double()
+        if not entropy.numel():
+            return super().terms(replace(tokens, reference_entropy=torch.zeros_like(tokens.logprobs)))
         if self._start is None:
             unsolved = (1 - tokens.accuracy.double() / self.config.rho).clamp(0, 1)[tokens.prompt_of_token]
             whole = float(unsolved.sum())

@@ -17,5 +17,5 @@ BETWEEN = (check_methods, check_inert)
 
 def check_config(config: TrainConfig) -> None:
     """Raise ValueError, naming the option, for the first rule that is broken."""
-    for check in (*PROMPTS, *ROLLOUTS, *LEARNING, *REST, *BETWEEN):
+    for check in (*ROLLOUTS, *PROMPTS, *LEARNING, *REST, *BETWEEN):
         check(config)
