@@ -217,6 +217,8 @@ def _unlearned(row: Row, options: Options) -> str | None:
     first, right, now = row.get(FIRST), _right(row), options.now
     if first is None or right is None or first < SOMETHING or right >= first / 2:
         return None
+    if any(options.value(f"difficulty.{name}") is not None for name in ("drop_solved", "target")):
+        return None  # harder prompts are drawn as the policy learns
     what = f"the share of right responses fell to {right:.2f}, from {first:.2f} at first"
     if options.value("method.kind") == "off":
         return f"{what}: lower {now('optim.lr')}"
@@ -226,9 +228,9 @@ def _unlearned(row: Row, options: Options) -> str | None:
 
 
 def _zero_variance(row: Row, options: Options) -> str | None:
-    if (row.get("reward/zero_variance_frac") or 0.0) < 0.95:
+    reward, now = _right(row), options.now
+    if reward is None or (row.get("reward/zero_variance_frac") or 0.0) < 0.95:
         return None
-    reward, now = _right(row) or 0.0, options.now
     what = f"the responses to each prompt got equal rewards (mean {reward:.2f}), so that rewards teach nothing"
     if reward > 0.95:
         return f"{what}: use harder prompts than {now('data.train')}"

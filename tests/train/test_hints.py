@@ -200,6 +200,11 @@ def test_a_fall_is_one_of_the_verified_rewards_and_from_something():
     assert hints_of(rows({}, {}, {}, *[FALLEN, {}] * 8), options()) == []
 
 
+@pytest.mark.parametrize("change", [{"drop_solved": 0.9}, {"target": 0.5}])
+def test_prompts_that_grow_harder_are_no_fall(change):
+    assert hints_of(rows(*[{}] * 4, *[FALLEN] * 8), options() | {"difficulty": change}) == []
+
+
 def test_a_good_run_is_silent():
     assert hints_of(rows(*[{}] * 50), options()) == []
     lower_target = {"entropy/smoothed": 0.2, "entropy/target": 0.21}  # 20 % of the start, as it was asked for
