@@ -18,7 +18,7 @@ from torch import Tensor
 from aer_kernels.entropy_control import BELOW_START, EntropyControlConfig
 from aer_kernels.integrations.control import check_prompts, held_sums, spread, token_batch, unsolved_share
 from aer_kernels.methods import AER, Measured
-from aer_kernels.methods.asking import ask
+from aer_kernels.methods.asking import ask, restore, saved
 from aer_kernels.objectives.entropy_advantages import entropy_advantages, surprisal_baseline
 
 
@@ -87,7 +87,7 @@ class SampledEntropy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs; plain numbers, safe in JSON."""
-        return {"method": self._method.state_dict(), "baseline": self._baseline}
+        return {"method": saved(self._method), "baseline": self._baseline}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state.
@@ -97,7 +97,7 @@ class SampledEntropy:
         """
         if set(state) != set(self.state_dict()):
             raise ValueError(f"state must hold {sorted(self.state_dict())}, got {sorted(state)}")
-        self._method.load_state_dict(state["method"])
+        restore(self._method, state["method"])
         self._baseline = state["baseline"]
 
 

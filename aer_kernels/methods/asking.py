@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -19,18 +21,16 @@ def ask(method: Method, tokens: TokenBatch) -> TokenTerms:
         TypeError: the method gave something else, or a term has the wrong type.
         ValueError: a term is not a finite number a token, the method wrote into `tokens`, or it moves other things than without tokens.
     """
-    name, before = type(method).__name__, _versions(tokens)
+    name = f"{type(method).__name__}.terms"
     always = moves(method)  # first: what a method remembers of the last question is then of these tokens
-    terms = method.terms(tokens)
+    with _unwritten(tokens, name):
+        terms = method.terms(tokens)
     if not isinstance(terms, TokenTerms):
-        raise TypeError(f"{name}.terms must return TokenTerms, got {type(terms).__name__}")
-    written = sorted(field for field, version in _versions(tokens).items() if version != before[field])
-    if written:
-        raise ValueError(f"{name}.terms must not write into the TokenBatch, got another {', '.join(written)}: clone it first")
+        raise TypeError(f"{name} must return TokenTerms, got {type(terms).__name__}")
     terms.check(tokens)
     if terms.moved() != always:
         here, without = (", ".join(sorted(moved)) or "nothing" for moved in (terms.moved(), always))
-        raise ValueError(f"{name}.terms must move the same whatever the tokens are, got {here}, and {without} without tokens")
+        raise ValueError(f"{name} must move the same whatever the tokens are, got {here}, and {without} without tokens")
     return terms
 
 
@@ -38,12 +38,14 @@ def ask_bonus(method: Method, tokens: TokenBatch) -> Tensor | None:
     """Return what a method adds to the rewards, (R,), checked; None if it adds nothing.
 
     Raises:
-        TypeError, ValueError: the method gave something else than a finite number a response.
+        TypeError, ValueError: the method gave something else than a finite number a response, or wrote into `tokens`.
     """
     bonus = getattr(method, "reward_bonus", None)
     if bonus is None:
         return None
-    name, found = f"{type(method).__name__}.reward_bonus", bonus(tokens)
+    name = f"{type(method).__name__}.reward_bonus"
+    with _unwritten(tokens, name):
+        found = bonus(tokens)
     if not isinstance(found, Tensor):
         raise TypeError(f"{name} must return a torch.Tensor with one number a response, got {type(found).__name__}")
     if found.shape != tokens.prompt.shape:
@@ -78,6 +80,16 @@ def restore(method: Method, state: dict[str, Any]) -> None:
         name = type(method).__name__
         wrong = sorted(key for key in {*found, *state} if json.dumps(found.get(key)) != json.dumps(state.get(key)))
         raise ValueError(f"{name}.load_state_dict must restore all that {name}.state_dict gave, got another {', '.join(wrong)}")
+
+
+@contextmanager
+def _unwritten(tokens: TokenBatch, name: str) -> Iterator[None]:
+    """Context in which nothing may be written into the tokens."""
+    before = _versions(tokens)
+    yield
+    written = sorted(field for field, version in _versions(tokens).items() if version != before[field])
+    if written:
+        raise ValueError(f"{name} must not write into the TokenBatch, got another {', '.join(written)}: clone it first")
 
 
 def _versions(tokens: TokenBatch) -> dict[str, int]:

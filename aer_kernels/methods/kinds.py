@@ -131,7 +131,7 @@ def check_method(method: Method, *, given: frozenset[str], on_policy: bool) -> N
         on_policy: whether every batch is used for one update alone, so that all ratios are 1.
     Raises:
         ValueError: the trainer lacks what the method needs, all that the method moves would do nothing there, `terms` changes the state, or
-            the state is nothing that JSON gives back.
+            the state is nothing that JSON gives back. TypeError: `terms` or `state_dict` gives something else.
     """
     before = json.dumps(saved(method))
     restore(method, json.loads(before))

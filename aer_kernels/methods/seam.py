@@ -303,7 +303,7 @@ def terms_of_nothing(method: Method) -> TokenTerms:
     """Return a method's terms for an update without tokens: what it changes is there, empty.
 
     Raises:
-        ValueError: the method cannot do without tokens.
+        ValueError: the method cannot do without tokens, or without a field that it does not ask for. TypeError: it gives no terms.
     """
     none, whole = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     names = {"rewards"} | also_needs(method) | ({"entropy"} if method.needs_entropy else set())
