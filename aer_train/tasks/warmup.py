@@ -177,14 +177,9 @@ def train_stage(
 
 def _problems(task: Task, rng: random.Random, most: int | None) -> list[Any]:
     """Draw a batch from both tiers in turn, of problems whose answers have at most `most` tokens."""
-    found: list[Any] = []
-    for tier in itertools.cycle(TIERS):
-        problem = task.draw("train", tier, rng)
-        if most is None or len(task.skill_answer(problem, rng)) <= most:
-            found.append(problem)
-        if len(found) == BATCH:
-            return found
-    raise AssertionError
+    drawn = (task.draw("train", tier, rng) for tier in itertools.cycle(TIERS))
+    short = (problem for problem in drawn if most is None or len(task.skill_answer(problem, rng)) <= most)
+    return list(itertools.islice(short, BATCH))
 
 
 def _encode(tokenizer: Any, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
