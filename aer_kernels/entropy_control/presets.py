@@ -6,7 +6,8 @@ EXPLORE_THEN_SETTLE = EntropyControlConfig(quantity="response", tau=1.2, tau_end
 """AER as docs/study.md measured it on small policies trained from scratch: entropy above its start for two fifths of the run, then less.
 
 Not for pretrained models: on the one it was tried on, its coefficient of .1 doubled the entropy, and what a fixed one a thirtieth as large
-learned was not learned (docs/real_model.md).
+learned was not learned (docs/real_model.md). Nor where a policy only has to become surer: on chains of graded difficulty it solved no hard
+prompt, and plain GRPO nearly all (docs/study_appendix.md).
 """
 
 BELOW_START = EntropyControlConfig(quantity="response", tau=0.4, kp=0.03, ki=0.003, max_coef=0.03, difficulty="uniform", surplus=1.0)
