@@ -25,8 +25,8 @@ from aer_train.evaluation.tables import eval_markdown, pass_at_k_png
 from aer_train.memory.errors import memory_errors
 from aer_train.memory.sizes import sampling_way_out, with_sizes
 from aer_train.model import Policy, load_policy, model_source, resolve_device
+from aer_train.monitor.causes.responses import cut_remedy
 from aer_train.monitor.console import Console
-from aer_train.monitor.hints import cut_remedy
 from aer_train.rollout.backends import make_rollout
 from aer_train.rollout.lengths import check_prompts
 from aer_train.run.checkpoint import latest
