@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aer_kernels.entropy_control.config import EntropyControlConfig
+from aer_kernels.entropy_control.patience import Patience
 from aer_kernels.entropy_control.regulator import Regulator
 from aer_kernels.entropy_control.rules import SMALLEST_BALANCE, Balance, make_rule
 from aer_kernels.entropy_control.weights import difficulty_weights, held_weights
@@ -37,7 +38,7 @@ class AdaptiveEntropyController(Regulator):
         moves = self.config.kind not in ("off", "fixed")
         low, high = (self.config.min_coef, self.config.max_coef) if moves else (-math.inf, math.inf)
         start = min(max(self.config.coef, low), high) if self.config.kind in ("fixed", "bang_bang", "integral") else 0.0
-        super().__init__(self.config, make_rule(self.config), start, (low, high))
+        super().__init__(self.config, make_rule(self.config), start, (low, high), patience=Patience(self.config.patience))
 
     @property
     def enabled(self) -> bool:
@@ -48,7 +49,7 @@ class AdaptiveEntropyController(Regulator):
     def alpha(self) -> float:
         """The global coefficient that is applied now. bang_bang withdraws it while the last entropy is above the target."""
         above = self.config.kind == "bang_bang" and self._last is not None and self._last > self._target()
-        return 0.0 if above else self._value
+        return self._value if self._patience.over and not above else 0.0
 
     @property
     def value(self) -> float:

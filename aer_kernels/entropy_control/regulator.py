@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from aer_kernels.entropy_control.aim import AimConfig
+from aer_kernels.entropy_control.patience import Patience
 from aer_kernels.entropy_control.rules import Rule, Seen
 from aer_kernels.entropy_control.target import Target
 
@@ -26,6 +27,7 @@ class Regulator:
         raises: 1 where a larger number raises entropy, -1 where it lowers it.
         neutral: the number that leaves plain GRPO. None: there is none.
         slack: nats from the target within which the rule does not move the number.
+        patience: the rule does not move the number before this is over.
     Raises:
         ValueError: tau_end is set, and `updates`, over which the target moves, is not.
     """
@@ -39,11 +41,13 @@ class Regulator:
         raises: int = 1,
         neutral: float | None = None,
         slack: float = 0.0,
+        patience: Patience | None = None,
     ) -> None:
         if config.tau_end is not None and config.updates is None:
             raise ValueError("updates must be given with tau_end, got None")
         self._aim_config, self._rule, self._aim = config, rule, Target(config)
         self._bounds, self._raises, self._neutral, self._slack = bounds, raises, neutral, slack
+        self._patience = Patience(None) if patience is None else patience
         self._value = start
         self._initial: float | None = None
         self._smoothed: float | None = None
@@ -124,15 +128,19 @@ class Regulator:
         if not math.isfinite(entropy):
             raise ValueError(f"entropy_sum must be finite, got {total} over {number:g} {self._counted}")
         measured = self._each(slopes, number) if self._rule.needs_slopes else None
-        share = self._share(unsolved) if self._aim_config.settle_unsolved is not None else None
+        waits, settles = not self._patience.over, self._aim_config.settle_unsolved is not None
+        share = self._share(unsolved) if waits or settles else 0.0
         if self._initial is None:
             self._initial = self._smoothed = entropy
         assert self._smoothed is not None, "set together with the initial entropy"
         self._smoothed = self._aim_config.ema * self._smoothed + (1.0 - self._aim_config.ema) * entropy
         self._last = entropy
         self._updates += 1
-        if share is not None:
+        if settles:
             self._aim.see(share, self._updates)
+        if waits:
+            self._patience.see(share)
+            return self.value
         seen = Seen(entropy, self._smoothed, self._target(), measured, self._updates)
         self._value = self._clip(self._rule.next(seen, self._value))
         return self.value
@@ -153,7 +161,7 @@ class Regulator:
     @staticmethod
     def _share(unsolved: float | None) -> float:
         if unsolved is None or not 0.0 <= unsolved <= 1.0:
-            raise ValueError(f"unsolved must be given in [0, 1] with settle_unsolved, got {unsolved}")
+            raise ValueError(f"unsolved must be given in [0, 1] with settle_unsolved or patience, got {unsolved}")
         return float(unsolved)
 
     def _target(self) -> float:
@@ -181,6 +189,7 @@ class Regulator:
             "coef": self._value,
             "rule": dict(self._rule.state),
             "target": dict(self._aim.state),
+            "patience": copy.deepcopy(self._patience.state),
             "initial_entropy": self._initial,
             "smoothed_entropy": self._smoothed,
             "last_entropy": self._last,
@@ -199,6 +208,6 @@ class Regulator:
         if state["kind"] != self._aim_config.kind:
             raise ValueError(f"state must come from a controller of kind {self._aim_config.kind!r}, got {state['kind']!r}")
         self._value, self._rule.state = state["coef"], dict(state["rule"])
-        self._aim.state = dict(state["target"])
+        self._aim.state, self._patience.state = dict(state["target"]), copy.deepcopy(state["patience"])
         self._initial, self._smoothed, self._last = state["initial_entropy"], state["smoothed_entropy"], state["last_entropy"]
         self._updates = state["updates"]
