@@ -49,7 +49,7 @@ class AdaptiveEntropyController(Regulator):
     def alpha(self) -> float:
         """The global coefficient that is applied now. bang_bang withdraws it while the last entropy is above the target."""
         above = self.config.kind == "bang_bang" and self._last is not None and self._last > self._target()
-        return self._value if self._patience.over and not above else 0.0
+        return self._value if self._patience.acts and not above else 0.0
 
     @property
     def value(self) -> float:

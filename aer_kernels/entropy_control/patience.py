@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 PART = 0.5
-"""Part of its first value that the share of unsolved prompts must keep."""
+"""Part of its first value that the share of unsolved prompts must keep. In the study it kept a third at most, or nine tenths and more."""
 
 
 class Patience:
-    """Waits for a number of updates, and as long as unsolved prompts become solved. All that it remembers is in `state`, plain numbers.
+    """Looks for a number of updates at the share of unsolved prompts, and decides once. All that it remembers is in `state`, plain numbers.
 
     Args:
-        updates: over which the share of unsolved prompts is averaged, > 0. None does not wait.
+        updates: how many it looks at, >= 4. None lets act at once.
     """
 
     def __init__(self, updates: int | None) -> None:
         self._updates = updates
-        self.state: dict[str, Any] = {"first": [], "last": [], "over": updates is None}
+        self.state: dict[str, Any] = {"shares": [], "acts": True if updates is None else None}
 
     @property
-    def over(self) -> bool:
-        """Whether waiting has ended; once it has, it stays so."""
-        return bool(self.state["over"])
+    def acts(self) -> bool | None:
+        """Whether there is to be a bonus; None until that is decided."""
+        decided: bool | None = self.state["acts"]
+        return decided
 
     def see(self, unsolved: float) -> None:
-        """Take note of the share of an update's prompts that no sample solved."""
-        state, number = self.state, self._updates
-        assert number is not None, "asked only where it waits"
-        if len(state["first"]) < number:
-            state["first"].append(unsolved)
-            return
-        state["last"] = [*state["last"], unsolved][-number:]
-        state["over"] = len(state["last"]) == number and 0 < sum(state["last"]) >= PART * sum(state["first"])
+        """Take note of the share of an update's prompts that no sample solved; asked only while it is undecided."""
+        shares, number = [*self.state["shares"], unsolved], self._updates
+        assert number is not None, "else it is decided"
+        first, last = fmean(shares[: number // 4]), fmean(shares[-(number // 2) :])
+        decided = len(shares) == number
+        self.state = {"shares": [] if decided else shares, "acts": 0 < last >= PART * first if decided else None}

@@ -27,7 +27,7 @@ class Regulator:
         raises: 1 where a larger number raises entropy, -1 where it lowers it.
         neutral: the number that leaves plain GRPO. None: there is none.
         slack: nats from the target within which the rule does not move the number.
-        patience: the rule does not move the number before this is over.
+        patience: the rule moves the number only where this says that it acts.
     Raises:
         ValueError: tau_end is set, and `updates`, over which the target moves, is not.
     """
@@ -128,8 +128,8 @@ class Regulator:
         if not math.isfinite(entropy):
             raise ValueError(f"entropy_sum must be finite, got {total} over {number:g} {self._counted}")
         measured = self._each(slopes, number) if self._rule.needs_slopes else None
-        waits, settles = not self._patience.over, self._aim_config.settle_unsolved is not None
-        share = self._share(unsolved) if waits or settles else 0.0
+        undecided, settles = self._patience.acts is None, self._aim_config.settle_unsolved is not None
+        share = self._share(unsolved) if undecided or settles else 0.0
         if self._initial is None:
             self._initial = self._smoothed = entropy
         assert self._smoothed is not None, "set together with the initial entropy"
@@ -138,8 +138,9 @@ class Regulator:
         self._updates += 1
         if settles:
             self._aim.see(share, self._updates)
-        if waits:
+        if undecided:
             self._patience.see(share)
+        if not self._patience.acts:
             return self.value
         seen = Seen(entropy, self._smoothed, self._target(), measured, self._updates)
         self._value = self._clip(self._rule.next(seen, self._value))

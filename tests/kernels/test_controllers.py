@@ -180,7 +180,7 @@ def test_settling_goes_on_after_a_checkpoint():
 @pytest.mark.parametrize("share", [None, -0.1, 1.5, float("nan")])
 def test_settling_needs_the_share_of_unsolved_prompts(share):
     ctl = controller(**SOLVES)
-    with pytest.raises(ValueError, match=r"unsolved must be given in \[0, 1\] with settle_unsolved, got"):
+    with pytest.raises(ValueError, match=r"unsolved must be given in \[0, 1\] with settle_unsolved or patience, got"):
         ctl.update(1.0, 1, unsolved=share)
     assert ctl.state_dict() == controller(**SOLVES).state_dict(), "what is refused changes nothing"
 
