@@ -19,7 +19,7 @@ def holds(found: StepResponse) -> bool:
 
 def has_target(record: Record) -> bool:
     """Return whether the run had a target to hold."""
-    return bool(record["curves"]["target"]) and record["curves"]["target"][0] is not None
+    return any(target is not None for target in record["curves"]["target"] or ())
 
 
 def response_of(record: Record, phase: slice = slice(None)) -> StepResponse:
@@ -29,12 +29,14 @@ def response_of(record: Record, phase: slice = slice(None)) -> StepResponse:
 
 def response_to(record: Record, other: Record, curve: str, phase: slice = slice(None)) -> StepResponse:
     """Return the same for a curve of a run and the target of another run."""
-    found = step_response(record["curves"][curve][phase], other["curves"]["target"][phase])
+    pairs = zip(record["curves"][curve][phase], other["curves"]["target"][phase], strict=False)
+    found = step_response(*zip(*(pair for pair in pairs if pair[1] is not None), strict=True))
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)
 
 
 def phases(record: Record) -> dict[str, slice]:
     """Return the steps with a constant target and those in which it moves; of a run whose target never moves there is one phase, ""."""
     targets = record["curves"]["target"]
-    moved = next((step for step, target in enumerate(targets) if target != targets[0]), None)
+    first = next(target for target in targets if target is not None)
+    moved = next((step for step, target in enumerate(targets) if target not in (first, None)), None)
     return {"": slice(None)} if moved is None else {"constant target": slice(0, moved), "moving target": slice(moved, None)}

@@ -77,10 +77,10 @@ def outcomes(records: Sequence[Record], split: str, path: Path) -> None:
 
 
 def relative(record: Record) -> list[float]:
-    """Return the smoothed entropy of a run over its target; over its first value when it has none."""
+    """Return the smoothed entropy of a run over its target; over its first value when it has none. NaN where it waits."""
     smoothed = trailing_mean(record["curves"]["controlled"], SPAN)
     targets = record["curves"]["target"] if has_target(record) else smoothed[:1] * len(smoothed)
-    return [value / target for value, target in zip(smoothed, targets, strict=True)]
+    return [value / (target or math.nan) for value, target in zip(smoothed, targets, strict=True)]
 
 
 def coefficient(record: Record) -> list[float]:

@@ -24,6 +24,12 @@ settle_unsolved it is the first update at which prompts that were not solved beg
     T        = first t with U <= settle_unsolved * U_0, at the latest hold * updates; U is the smoothed  (C9)
                share of prompts that no sample solved (`target.UNSOLVED_EMA`), U_0 its mean at first
 
+With patience there is no bonus for that many updates, and then it is decided once whether the run has one. That is so if prompts that no
+sample solves are still about as many. The rule begins there with what it knows at its start; H_0 is that of the first update all the same:
+
+    alpha    = 0 up to update `patience`, and for the whole run unless  U_late >= U_early / 2  and  U_late > 0;     (C14)
+               U_early, U_late: mean share of unsolved prompts over the first quarter and the second half of them
+
 The gains of kind `aer` are absolute: they suit tasks that need a coefficient of the order of 0.1. The coefficient that is needed differs by
 orders of magnitude with the size of the advantages, the aggregation and how peaked the policy is. Kind `balance` measures it:
 
@@ -52,7 +58,7 @@ RELATIVE = ("aer", "balance", "log_pi", "self_tuned")
 
 @dataclass(frozen=True)
 class EntropyControlConfig(AimConfig):
-    """How the entropy coefficient is chosen. The module docstring has the formulas (C1)-(C13)."""
+    """How the entropy coefficient is chosen. The module docstring has the formulas (C1)-(C14)."""
 
     kind: Kind = "aer"
     """The rule that moves the coefficient alpha. aer: a PI rule on the relative error (C3-C6). balance: the same rule in units of a

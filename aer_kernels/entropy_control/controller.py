@@ -46,10 +46,15 @@ class AdaptiveEntropyController(Regulator):
         return self.config.enabled
 
     @property
+    def acts(self) -> bool:
+        """Whether it moves the coefficient now. With patience it does not before that is decided, and then perhaps never (C14)."""
+        return bool(self._patience.acts)
+
+    @property
     def alpha(self) -> float:
         """The global coefficient that is applied now. bang_bang withdraws it while the last entropy is above the target."""
         above = self.config.kind == "bang_bang" and self._last is not None and self._last > self._target()
-        return self._value if self._patience.acts and not above else 0.0
+        return self._value if self.acts and not above else 0.0
 
     @property
     def value(self) -> float:

@@ -117,9 +117,9 @@ class Regulator:
             entropy_sum: sum of the token entropies of the step, nats, over all micro-batches and ranks.
             token_count: what their mean is over: tokens or responses, likewise. 0 changes nothing.
             slopes: policy and bonus slope over those tokens (the first two of `EntropySlopes`), for rules that need them.
-            unsolved: share of the step's prompts, in [0, 1], that no sample solved; needed with settle_unsolved.
+            unsolved: share of the step's prompts, in [0, 1], that no sample solved; needed with settle_unsolved and patience.
         Raises:
-            ValueError: the entropy or a slope is not finite, or what the rule or settle_unsolved needs is missing.
+            ValueError: the entropy or a slope is not finite, or what the rule, settle_unsolved or patience needs is missing.
         """
         total, number = float(entropy_sum), float(token_count)
         if number <= 0:

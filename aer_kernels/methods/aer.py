@@ -2,7 +2,7 @@
 
     entropy_coef_t = alpha w(q(t))
 
-alpha and w come from `aer_kernels.entropy_control`; its module `config` has the formulas (C1)-(C13). The kinds fixed, bang_bang,
+alpha and w come from `aer_kernels.entropy_control`; its module `config` has the formulas (C1)-(C14). The kinds fixed, bang_bang,
 proportional, integral, log_pi, self_tuned and balance are other rules for alpha. Kind off leaves plain GRPO.
 
 Source: arXiv:2510.10959 names the parts; the formulas are this project's.
@@ -58,7 +58,7 @@ class AER:
             "saturated": int(ctl.saturated),
             "controlled": ctl.last_entropy,
             "smoothed": ctl.smoothed_entropy,
-            "target": ctl.target if ctl.enabled else None,
+            "target": ctl.target if ctl.enabled and ctl.acts else None,
             "initial": ctl.initial_entropy,
         }
 

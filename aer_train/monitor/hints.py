@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from aer_train.monitor.causes.entropy import collapse, explosion, out_of_reach, saturated
+from aer_train.monitor.causes.entropy import collapse, explosion, out_of_reach, saturated, stands_by
 from aer_train.monitor.causes.learning import FIRST, loss_is_zero, share_right, unlearned, zero_variance
 from aer_train.monitor.causes.responses import no_answer, truncated, verifier
 from aer_train.monitor.causes.rollouts import mismatch, sampling, waiting
@@ -34,6 +34,7 @@ CAUSES: dict[str, Callable[[Row, Options], str | None]] = {
     "explosion": explosion,
     "out_of_reach": out_of_reach,
     "saturated": saturated,
+    "stands_by": stands_by,
     "unlearned": unlearned,
     "zero_variance": zero_variance,
     "truncated": truncated,

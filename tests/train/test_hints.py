@@ -248,5 +248,14 @@ def test_the_console_goes_on_after_a_resume_where_it_was(capsys):
     assert "hint" not in capsys.readouterr().out
 
 
+def test_entropy_that_nothing_holds_may_fall_and_rise():
+    """AER that waits, or has decided to add nothing: the option that says so is named, and no other."""
+    waiting = [{"entropy/smoothed": entropy, "entropy/target": None, "entropy/coef": 0.0} for entropy in [0.01] * 20 + [3.0] * 20]
+    found = hints_of(rows(*waiting), options(patience=16))
+    assert [(hint.step, hint.cause) for hint in found] == [(15 + ENOUGH, "stands_by")]
+    assert found[0].text.endswith("was by step 16; without method.patience (now 16) there is one")
+    assert hints_of(rows(*waiting[:16], *[{}] * 20), options(patience=16)) == []
+
+
 def test_causes_are_covered():
-    assert {cause for _, _, cause, _ in CASES} | {*URGENT, "unlearned"} == set(CAUSES)
+    assert {cause for _, _, cause, _ in CASES} | {*URGENT, "unlearned", "stands_by"} == set(CAUSES)

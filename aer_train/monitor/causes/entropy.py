@@ -96,11 +96,21 @@ def saturated(row: Row, options: Options) -> str | None:
     return f"{what}: {other} {now(aim)}" if moved.bound is None else f"{what}: raise {now(moved.bound)}, or {other} {now(aim)}"
 
 
+def stands_by(row: Row, options: Options) -> str | None:
+    name = f"{options.moved().prefix}.patience"
+    patience = options.value(name)
+    if patience is None or row["step"] < patience or row.get("entropy/target") is not None:
+        return None
+    return f"no entropy bonus is added: most of what was not solved at first was by step {patience}; without {options.now(name)} there is one"
+
+
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
-    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known."""
-    smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
-    target = row.get("entropy/target") if options.moved().adapted else None
-    return (smoothed, initial, target) if smoothed is not None and initial else None
+    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known, or
+    such a coefficient waits, so that entropy may do what it likes."""
+    smoothed, initial, adapted = row.get("entropy/smoothed"), row.get("entropy/initial"), options.moved().adapted
+    target = row.get("entropy/target") if adapted else None
+    waits = adapted and target is None
+    return (smoothed, initial, target) if smoothed is not None and initial and not waits else None
 
 
 def _at_lower_bound(row: Row, options: Options) -> bool:
