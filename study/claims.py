@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from study import where as at
 from study.failures import failed, found
 from study.measures import SHOWN
-from study.names import AER, ANNEALED, FIXED, HEATS, TOKENS
+from study.names import AER, ANNEALED, FIXED, HEATS, TOKENS, WAITS
 from study.places import TUNED, TUNED_APART, TUNED_FINELY, TUNINGS, tuned
 from study.records import Record, pair_of
 from study.tables import difference_cells
@@ -20,6 +20,8 @@ CLAIMS: dict[str, list[Claim]] = {
     "page": [
         ("AER - plain GRPO", AER, "grpo", at.TWELVE),
         ("AER - plain GRPO", AER, "grpo", at.AGAIN),
+        ("AER that waits - plain GRPO", WAITS, "grpo", at.WAITING),
+        ("AER that waits - AER", WAITS, AER, at.WAITING),
         ("AER - a fixed .03, the best single coefficient", AER, "fixed03", at.TWELVE),
         ("AER - a fixed .1", AER, "fixed10", at.TWELVE),
         ("AER - a fixed .1", AER, "fixed10", at.VOCABULARY),

@@ -31,6 +31,7 @@ class Where:
 
 TWELVE = Where("all twelve", "allocation+robust_again+advantage_again")
 AGAIN = Where("all twelve, other seeds", "temperature+temperature_robust+temperature_advantage")
+WAITING = Where(AGAIN.label, f"{AGAIN.matrices}+waiting+waiting_robust+waiting_advantage")
 GRID = Where("all twelve, seeds 63 to 65", f"{AGAIN.matrices}+grid+grid_robust+grid_advantage")
 VOCABULARY = Where("17 to 16,017 symbols", "vocabulary")
 
