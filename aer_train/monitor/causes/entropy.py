@@ -101,7 +101,8 @@ def stands_by(row: Row, options: Options) -> str | None:
     patience = options.value(name)
     if patience is None or row["step"] < patience or row.get("entropy/target") is not None:
         return None
-    return f"no entropy bonus is added: most of what was not solved at first was by step {patience}; without {options.now(name)} there is one"
+    solved = f"most of what was not solved at first was by step {patience}"
+    return f"no entropy bonus is added, as {solved}; without {options.now(name)} there is one"
 
 
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
