@@ -38,7 +38,8 @@ class AdaptiveEntropyController(Regulator):
         moves = self.config.kind not in ("off", "fixed")
         low, high = (self.config.min_coef, self.config.max_coef) if moves else (-math.inf, math.inf)
         start = min(max(self.config.coef, low), high) if self.config.kind in ("fixed", "bang_bang", "integral") else 0.0
-        super().__init__(self.config, make_rule(self.config), start, (low, high), patience=Patience(self.config.patience))
+        patience = Patience(self.config.patience if self.config.enabled else None)
+        super().__init__(self.config, make_rule(self.config), start, (low, high), patience=patience)
 
     @property
     def enabled(self) -> bool:

@@ -77,6 +77,10 @@ def test_every_rule_waits(kind):
     assert not waits(kind=kind).saturated
 
 
+def test_what_has_no_bonus_has_nothing_to_wait_for():
+    assert waits(kind="off").update(1.0, 1) == 0.0
+
+
 def test_without_patience_nothing_waits():
     assert begins([0.0] * 3, waits(patience=None)) == 1
 
