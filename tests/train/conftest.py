@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from aer_train.config.tree import ModelConfig
+from aer_kernels import EntropyControlConfig
+from aer_train.config.tree import DataConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
 from aer_train.model import Policy, load_policy
 from tests.train.kept_engine import KeptEngine
 
@@ -130,3 +131,17 @@ def kept_engine() -> Iterator[KeptEngine]:
     yield kept
     kept.end()
     del vllm.LLM  # which vLLM makes anew when it is asked for
+
+
+@pytest.fixture
+def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
+    """Four steps of the tiny policy; the target entropy is out of reach, so that the controller always moves."""
+    return TrainConfig(
+        model=ModelConfig(name=str(model_folder)),
+        data=DataConfig(limit=96),
+        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
+        reward=RewardConfig(kind="countdown"),
+        method=EntropyControlConfig(target=5.0),
+        optim=OptimConfig(lr=3e-3, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
+        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
+    )

@@ -39,8 +39,8 @@ from aer_train.trainer import train
 from aer_train.types import Verdict
 from aer_train.verify.rewards import PendingSum
 from tests.train.fake_vllm_server import FakeServer
+from tests.train.same_run import changed, final_state, stable_rows
 from tests.train.test_dist import torchrun
-from tests.train.test_trainer import changed, final_state, stable_rows
 
 pytestmark = pytest.mark.slow
 

@@ -39,7 +39,7 @@ from aer_train.step.tokens import token_batch
 from aer_train.step.update import update_policy
 from aer_train.trainer import train
 from aer_train.types import Batch, Group, Prompt, Sample, Verdict
-from tests.train.test_trainer import assert_same_run, changed, stable_rows
+from tests.train.same_run import assert_same_run, changed, stable_rows
 from tests.train.worth import weighed
 
 PROMPTS = [Prompt(str(i), f"p{i}", "") for i in range(10)]

@@ -53,7 +53,7 @@ from aer_train.run import checkpoint
 from aer_train.run.folder import read_evals, read_metrics
 from aer_train.trainer import train
 from tests.ranks import CPU, free_port, spawn
-from tests.train.test_trainer import stable_rows
+from tests.train.same_run import stable_rows
 
 pytestmark = pytest.mark.slow
 

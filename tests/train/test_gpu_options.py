@@ -16,9 +16,9 @@ from aer_train.run.folder import read_metrics
 from aer_train.step.optimizer import make_optimizer
 from aer_train.step.update import update_policy
 from aer_train.trainer import train
+from tests.train.same_run import changed
 from tests.train.test_low_memory import config_of, parts_of
 from tests.train.test_shared_prompts import ADVANTAGES, COEF, CONFIG, WIDE, groups, samples_of, states  # noqa: F401
-from tests.train.test_trainer import changed
 from tests.train.worth import weighed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")]

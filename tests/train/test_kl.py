@@ -28,7 +28,7 @@ from aer_train.step.update import update_policy
 from aer_train.trainer import train
 from aer_train.types import Group, Prompt, Verdict
 from tests.ranks import spawn
-from tests.train.test_trainer import assert_same_run, changed, stable_rows
+from tests.train.same_run import assert_same_run, changed, stable_rows
 from tests.train.worth import weighed
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from aer_train.run.folder import read_metrics
 from aer_train.trainer import train
 from aer_train.types import Prompt
 from tests.ranks import spawn
-from tests.train.test_trainer import changed, stable_rows
+from tests.train.same_run import changed, stable_rows
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from aer_train.run.folder import read_metrics
 from aer_train.step.optimizer import is_quantized, make_optimizer, take_step
 from aer_train.step.update import update_policy
 from aer_train.trainer import train
-from tests.train.test_trainer import changed, stable_rows
+from tests.train.same_run import changed, stable_rows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BF16 = {"param_dtype": "bfloat16", "dtype": "bfloat16"}

@@ -51,7 +51,7 @@ from aer_train.config.tree import DataConfig, ModelConfig, ObjectiveConfig, Opti
 from aer_train.run import checkpoint
 from aer_train.step import batching, passes
 from aer_train.trainer import train
-from tests.train.test_trainer import assert_same_run, stable_rows
+from tests.train.same_run import assert_same_run, stable_rows
 
 
 @dataclass(frozen=True)

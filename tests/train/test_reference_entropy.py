@@ -23,8 +23,8 @@ from aer_train.step.weighing import weigh_step
 from aer_train.trainer import train
 from aer_train.types import Group, Prompt, Verdict
 from tests.ranks import spawn
+from tests.train.same_run import changed, stable_rows
 from tests.train.test_methods import Neutral, NeutralConfig, weights
-from tests.train.test_trainer import changed, stable_rows
 
 pytestmark = pytest.mark.slow
 

@@ -29,8 +29,8 @@ from aer_train.trainer import train
 from aer_train.types import Prompt, Sample, Sampling
 from tests.train.conftest import CHARACTERS, save_tokenizer
 from tests.train.kept_engine import KeptEngine
+from tests.train.same_run import assert_same_run
 from tests.train.test_other_users import as_nobody, listening
-from tests.train.test_trainer import assert_same_run
 
 pytestmark = [
     pytest.mark.vllm,
