@@ -27,8 +27,6 @@ from aer_train.tasks import task
 from aer_train.tasks.prompts import make_prompts
 from aer_train.trainer import train
 
-AT_ONCE = replace(EXPLORE_THEN_SETTLE, patience=None)  # no waiting, so that the bonuses act for all of the run
-
 
 @dataclass(frozen=True)
 class SampledConfig:
@@ -45,7 +43,7 @@ class Sampled(AER):
     Config = SampledConfig
 
     def __init__(self, config: SampledConfig) -> None:
-        super().__init__(replace(AT_ONCE, updates=config.updates))
+        super().__init__(replace(EXPLORE_THEN_SETTLE, updates=config.updates))
         self.kind, self.needs_entropy = config.baseline, config.baseline == "entropy"
         self.before = self.now = 0.0
 
@@ -62,7 +60,7 @@ class Sampled(AER):
 
 RUNS: dict[str, Any] = {
     "plain GRPO": EntropyControlConfig(kind="off"),
-    "exact bonus": AT_ONCE,
+    "exact bonus": EXPLORE_THEN_SETTLE,
     "advantages, constant baseline": SampledConfig("constant"),
     "advantages, entropy as baseline": SampledConfig("entropy"),
     "advantages, no baseline": SampledConfig("none"),

@@ -71,10 +71,9 @@ def train(model: Any, tokenizer: Any, steps: int, seed: int) -> list[dict[str, f
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        unsolved = (rewards.mean(1) == 0).float().mean().item()  # if this falls by itself, AER adds nothing
-        controller.update(old.entropy.sum(), len(tokens), unsolved=unsolved)  # the entropy of a response is held, not of a token
-        held = {"entropy": controller.last_entropy, "target": controller.target, "coef": alpha}
-        shown.append(accuracy(batch, rewards) | {"loss": out.loss.item(), "unsolved": unsolved} | held)
+        controller.update(old.entropy.sum(), len(tokens))  # this configuration holds the entropy of a response, not of a token
+        measured = {"loss": out.loss.item(), "entropy": controller.last_entropy, "target": controller.target, "coef": alpha}
+        shown.append(accuracy(batch, rewards) | measured)
         if step % SHOW_EVERY == 0 or step == steps:
             last = shown[-SHOW_EVERY:]
             means = {name: sum(row[name] for row in last) / len(last) for name in last[0]}

@@ -20,8 +20,6 @@ CLAIMS: dict[str, list[Claim]] = {
     "page": [
         ("AER - plain GRPO", AER, "grpo", at.TWELVE),
         ("AER - plain GRPO", AER, "grpo", at.AGAIN),
-        ("AER that waits - plain GRPO", WAITS, "grpo", at.WAITING),
-        ("AER that waits - AER", WAITS, AER, at.WAITING),
         ("AER - a fixed .03, the best single coefficient", AER, "fixed03", at.TWELVE),
         ("AER - a fixed .1", AER, "fixed10", at.TWELVE),
         ("AER - a fixed .1", AER, "fixed10", at.VOCABULARY),
@@ -43,6 +41,10 @@ CLAIMS: dict[str, list[Claim]] = {
         *((f"AER - {words}", AER, method, at.AGAIN) for method, words in HEATS.items()),
         ("targets for each token - plain GRPO", TOKENS, "grpo", at.AGAIN),
         ("targets for each token - AER", TOKENS, AER, at.AGAIN),
+    ],
+    "waits": [
+        ("AER that waits - plain GRPO", WAITS, "grpo", at.WAITING),
+        ("AER that waits - AER", WAITS, AER, at.WAITING),
     ],
     "grid": [
         *((f"AER - a {words}", AER, method, at.GRID) for method, words in FIXED.items()),

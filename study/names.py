@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 AER = "aer_uniform_clock"
-"""EXPLORE_THEN_SETTLE of the library, and the preset `countdown` of the trainer, but from the first step on. AER-full is `aer`."""
+"""EXPLORE_THEN_SETTLE of the library, and the preset `countdown` of the trainer. AER-full is `aer`."""
 
 WAITS = "aer_waits"
-"""The same as the library has it: it waits, and may do nothing at all."""
+"""The same with patience = 16: it waits, and may do nothing at all."""
 
 TOKENS = "token_targets_lower"
 """AER with a target of its own for each token."""

@@ -1,6 +1,6 @@
 """Configurations to start from, as functions.
 
-`countdown` has the form of AER that the study measured, and waits. The others are for pretrained models: they hold entropy below its start, and do
+`countdown` has the form of AER that the study measured. The others are for pretrained models: they hold entropy below its start, and do
 not explore above it. Their gains were tried on one pretrained model (docs/real_model.md), their target was not.
 """
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-
-from aer_kernels import EXPLORE_THEN_SETTLE
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +41,6 @@ def test_trl_countdown(example: Callable[[str], ModuleType], monkeypatch: pytest
 
     module = example("trl_countdown")
     made: list[Any] = []
-    monkeypatch.setitem(module.METHODS, "AER", replace(EXPLORE_THEN_SETTLE, patience=None))  # it waits for longer than this run
     train = module.train
     monkeypatch.setattr(module, "train", lambda *args: made.append(train(*args)) or made[-1])
     monkeypatch.setattr(sys, "argv", ["trl_countdown.py", "--seeds", "0", "3", "--steps", "3", "--prompts", "16"])

@@ -11,6 +11,7 @@ from aer_kernels import BELOW_START, EXPLORE_THEN_SETTLE, EntropyControlConfig
 from aer_train.config.presets import PRESETS
 from study import __main__ as command
 from study.config import Study, merge
+from study.names import AER
 from tests.study.samples import QUICK
 
 
@@ -41,7 +42,7 @@ def test_a_table_is_like_an_earlier_one(study, tmp_path):
 def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     """It is for policies trained from scratch. Pretrained models, one of which learned next to nothing by it, get the form below the start."""
     study = Study.read()
-    matrix = study.matrix("compare", methods=["aer_waits"])
+    matrix = study.matrix("compare", methods=[AER])
     measured = study.train_config(matrix, matrix.jobs[0], tmp_path, tmp_path).method
     assert replace(measured, rho=1.0, least_weight=0.0) == EXPLORE_THEN_SETTLE, "what uniform weights do not read may differ"
     methods = {name: preset().method for name, preset in PRESETS.items()}
@@ -51,7 +52,7 @@ def test_the_presets_and_the_readme_have_the_recipe_that_was_measured(tmp_path):
     assert EntropyControlConfig(**example["method"]) == BELOW_START
     real = Study.read(command.CONFIG.parent / "real" / "real.toml").methods
     assert EntropyControlConfig(**real["aer_below"]["method"]) == BELOW_START
-    assert EntropyControlConfig(**real["aer_above"]["method"]) == replace(EXPLORE_THEN_SETTLE, patience=None), "run before it waited"
+    assert EntropyControlConfig(**real["aer_above"]["method"]) == EXPLORE_THEN_SETTLE
 
 
 @pytest.mark.parametrize(
