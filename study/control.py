@@ -29,14 +29,17 @@ def response_of(record: Record, phase: slice = slice(None)) -> StepResponse:
 
 def response_to(record: Record, other: Record, curve: str, phase: slice = slice(None)) -> StepResponse:
     """Return the same for a curve of a run and the target of another run."""
-    pairs = zip(record["curves"][curve][phase], other["curves"]["target"][phase], strict=False)
-    found = step_response(*zip(*(pair for pair in pairs if pair[1] is not None), strict=True))
+    pairs = zip(record["curves"][curve][phase], other["curves"]["target"][phase], strict=True)
+    held = [pair for pair in pairs if pair[1] is not None]
+    if not held:
+        return StepResponse(None, 0.0, float("inf"), 0.0)
+    found = step_response(*zip(*held, strict=True))
     return found if record["diverged"] is None else StepResponse(found.reached, 0.0, float("inf"), found.smallest)
 
 
 def phases(record: Record) -> dict[str, slice]:
     """Return the steps with a constant target and those in which it moves; of a run whose target never moves there is one phase, ""."""
     targets = record["curves"]["target"]
-    first = next(target for target in targets if target is not None)
+    first = next((target for target in targets if target is not None), None)
     moved = next((step for step, target in enumerate(targets) if target not in (first, None)), None)
     return {"": slice(None)} if moved is None else {"constant target": slice(0, moved), "moving target": slice(moved, None)}

@@ -90,7 +90,8 @@ class EntropyControlConfig(AimConfig):
     while the others sharpen."""
     patience: int | None = None
     """Updates, >= 4, without a bonus, after which it is decided whether there is one at all: only where what was not solved stayed unsolved
-    (C14). A policy that has only to become surer solves it by itself, and a bonus would keep its slips. None: a bonus from the start."""
+    (C14). A policy that has only to become surer solves it by itself, and a bonus would keep its slips. The share must be of all prompts as
+    they are drawn, of which a quarter of these updates should see a hundred. None: a bonus from the start."""
     include_all_wrong: bool = True
     """Whether prompts that no sample solved get the bonus. It is their only training signal; without it less is found (docs/study.md)."""
     kp: float | None = None
@@ -115,7 +116,10 @@ class EntropyControlConfig(AimConfig):
         check_option("rho", self.rho, 0 < self.rho <= 1, "be in (0, 1]")
         check_option("least_weight", self.least_weight, 0 <= self.least_weight <= 1, "be in [0, 1]")
         check_option("surplus", self.surplus, self.surplus is None or self.surplus > 0, "be > 0 or None")
-        check_option("patience", self.patience, self.patience is None or self.patience >= 4, "be >= 4 or None")
+        whole = self.patience is None or (isinstance(self.patience, int) and self.patience >= 4)
+        check_option("patience", self.patience, whole, "be an integer >= 4 or None")
+        ends = self.patience is None or self.updates is None or self.patience < self.updates
+        check_option("patience", self.patience, ends, f"be less than updates ({self.updates}), or there is never a bonus")
         check_option("kp", self.kp, self.kp is None or self.kp >= 0, "be >= 0 or None")
         check_option("ki", self.ki, self.ki is None or self.ki >= 0, "be >= 0 or None")
         check_option("min_coef", self.min_coef, self.min_coef >= 0, "be >= 0")

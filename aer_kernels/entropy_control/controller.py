@@ -26,8 +26,8 @@ class AdaptiveEntropyController(Regulator):
     alpha is fixed between two updates. Give `update` the entropy of the tempered distribution, over the loss tokens that were trained; each
     is times `held` where that is not 1. `token_count` is the number of those tokens, or of their responses where `quantity` is "response",
     counted in the same way. Some options need more. Kind balance needs the slopes of `entropy_slopes` on the same tokens, with `weights` as
-    weights. settle_unsolved needs the share of prompts that no sample solved, and surplus the entropy of each prompt. Evaluation must not
-    call `update`.
+    weights. settle_unsolved and patience need the share of prompts that no sample solved, surplus the entropy of each prompt. Evaluation
+    must not call `update`.
 
     Raises:
         ValueError: tau_end is set, and `updates`, over which the target moves, is not.
@@ -70,7 +70,7 @@ class AdaptiveEntropyController(Regulator):
     @property
     def saturated(self) -> bool:
         """Whether the coefficient is at its upper bound."""
-        return self.config.kind not in ("off", "fixed") and self._value >= self.config.max_coef
+        return self.acts and self.config.kind not in ("off", "fixed") and self._value >= self.config.max_coef
 
     def coefficients(self, group_accuracy: Tensor | Sequence[float], group_entropy: Tensor | Sequence[float] | None = None) -> Tensor:
         """Return the coefficient of each prompt: alpha times `weights` (C1, C7).

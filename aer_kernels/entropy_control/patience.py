@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 PART = 0.5
-"""Part of its first value that the share of unsolved prompts must keep. In the study it kept a third at most, or nine tenths and more."""
+"""Part of its first value that the share of unsolved prompts must keep. In the study that was a third at most, or over three quarters."""
 
 
 class Patience:
@@ -24,12 +24,14 @@ class Patience:
     def acts(self) -> bool | None:
         """Whether there is to be a bonus; None until that is decided."""
         decided: bool | None = self.state["acts"]
-        return decided
+        return True if self._updates is None else decided
 
     def see(self, unsolved: float) -> None:
         """Take note of the share of an update's prompts that no sample solved; asked only while it is undecided."""
         shares, number = [*self.state["shares"], unsolved], self._updates
         assert number is not None, "else it is decided"
+        if len(shares) < number:
+            self.state = {"shares": shares, "acts": None}
+            return
         first, last = fmean(shares[: number // 4]), fmean(shares[-(number // 2) :])
-        decided = len(shares) == number
-        self.state = {"shares": [] if decided else shares, "acts": 0 < last >= PART * first if decided else None}
+        self.state = {"shares": [], "acts": 0 < last >= PART * first}

@@ -15,6 +15,8 @@ from aer_kernels.entropy_control.patience import Patience
 from aer_kernels.entropy_control.rules import Rule, Seen
 from aer_kernels.entropy_control.target import Target
 
+AT_ONCE: dict[str, Any] = Patience(None).state
+
 
 class Regulator:
     """Smoothing, target, schedule, bounds and state of one number that a rule moves.
@@ -185,12 +187,13 @@ class Regulator:
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if nothing had happened, in plain numbers that JSON can hold. `coef` is the
         number, whatever it does."""
+        waits = {} if self._patience.state == AT_ONCE else {"patience": dict(self._patience.state)}
         return {
+            **waits,
             "kind": self._aim_config.kind,
             "coef": self._value,
             "rule": dict(self._rule.state),
             "target": dict(self._aim.state),
-            "patience": copy.deepcopy(self._patience.state),
             "initial_entropy": self._initial,
             "smoothed_entropy": self._smoothed,
             "last_entropy": self._last,
@@ -203,12 +206,13 @@ class Regulator:
         Raises:
             ValueError: it is not whole, as one of another version, or of another kind, where the number would mean something else.
         """
-        missing = [name for name in self.state_dict() if name not in state]
+        names = [name for name in self.state_dict() if name != "patience"]
+        missing = [name for name in names if name not in state]
         if missing:
-            raise ValueError(f"state must hold {', '.join(self.state_dict())}, got none of {', '.join(missing)}")
+            raise ValueError(f"state must hold {', '.join(names)}, got none of {', '.join(missing)}")
         if state["kind"] != self._aim_config.kind:
             raise ValueError(f"state must come from a controller of kind {self._aim_config.kind!r}, got {state['kind']!r}")
         self._value, self._rule.state = state["coef"], dict(state["rule"])
-        self._aim.state, self._patience.state = dict(state["target"]), copy.deepcopy(state["patience"])
+        self._aim.state, self._patience.state = dict(state["target"]), dict(state.get("patience", AT_ONCE))
         self._initial, self._smoothed, self._last = state["initial_entropy"], state["smoothed_entropy"], state["last_entropy"]
         self._updates = state["updates"]

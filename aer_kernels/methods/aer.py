@@ -28,7 +28,7 @@ class AER:
     def __init__(self, config: EntropyControlConfig) -> None:
         self.controller = AdaptiveEntropyController(config)
         self.needs_logprobs = config.surplus is not None
-        self.learns = config.enabled and config.kind != "fixed"
+        self.learns = config.enabled and (config.kind != "fixed" or config.patience is not None)
 
     def terms(self, tokens: TokenBatch) -> TokenTerms:
         ctl = self.controller

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aer_kernels import AdaptiveEntropyController, EntropyControlConfig
+from aer_kernels.methods import AER, Measured
 
 PATIENCE = 8
 WAITS = {"tau": 1.2, "patience": PATIENCE, "ema": 0.0}
@@ -43,6 +44,8 @@ def test_half_is_what_counts_and_means_over_quarter_and_half():
     """Of eight updates the first two have a mean of .4. Half of it over the last four, however it is spread, is enough."""
     assert begins([0.3, 0.5, 0.0, 0.0] + [0.0, 0.4, 0.0, 0.4] + [0.0] * 3) == 8
     assert begins([0.3, 0.5, 1.0, 1.0] + [0.0, 0.4, 0.0, 0.39] + [1.0] * 8) is None
+    assert begins([0.3, 0.5, 1.0, 1.0] + [0.0, 0.4, 0.0, 0.4] + [0.0] * 3) == 8, "the first quarter alone is the start"
+    assert begins([0.4, 0.4, 0.0, 0.0] + [0.4, 0.4, 0.0, 0.0] + [0.0] * 3) == 8, "all of the last half counts"
 
 
 def test_nothing_unsolved():
@@ -74,7 +77,8 @@ def test_every_rule_waits(kind):
         ctl.update(0.5, 1, [-1.0, 1.0], unsolved=0.4)
     ctl.update(0.4, 1, [-1.0, 1.0], unsolved=0.4)
     assert ctl.alpha > 0.0
-    assert not waits(kind=kind).saturated
+    assert not waits(kind=kind, coef=0.6).saturated
+    assert waits(kind=kind, coef=0.6).update(0.5, 1, [-1.0, 1.0], unsolved=0.4) == 0.0
 
 
 def test_what_has_no_bonus_has_nothing_to_wait_for():
@@ -94,16 +98,15 @@ def test_waiting_goes_on_after_a_checkpoint(cut):
     assert applied(shares[cut:], second) == whole[cut:]
 
 
-def test_a_copy_shares_nothing():
-    """`after` and `state_dict` look ahead and write; the controller itself must not move by that."""
-    ctl = waits()
+def test_a_state_shares_nothing():
+    """What is saved or restored does not move when the controller does."""
+    ctl, other = waits(), waits()
     applied([0.4] * 5, ctl)
     before = ctl.state_dict()
-    waits().load_state_dict(before)
-    applied([0.1] * 9, other := waits())
+    kept = json.dumps(before)
     other.load_state_dict(before)
-    applied([0.1] * 9, other)
-    assert ctl.state_dict() == before
+    applied([0.1] * 9, other), applied([0.1] * 1, ctl)
+    assert json.dumps(before) == kept
 
 
 @pytest.mark.parametrize("share", [None, -0.1, 1.5, float("nan")])
@@ -114,7 +117,45 @@ def test_it_needs_the_share_of_unsolved_prompts(share):
     assert ctl.state_dict() == waits().state_dict(), "what is refused changes nothing"
 
 
-@pytest.mark.parametrize("patience", [3, -1])
+def test_the_method_names_a_target_only_while_it_holds_it():
+    method = AER(EntropyControlConfig(**WAITS))
+    for _ in range(PATIENCE - 1):
+        method.update(Measured(1.0, 1.0, 1.0, 0.4))
+        assert method.status()["target"] is None and method.status()["initial"] == 1.0
+    method.update(Measured(1.0, 1.0, 1.0, 0.4))
+    assert method.status()["target"] == pytest.approx(1.2)
+    assert AER(EntropyControlConfig(kind="fixed", **WAITS)).learns, "when it begins depends on what it is told"
+
+
+@pytest.mark.parametrize("patience", [None, 2 * PATIENCE, 4])
+@pytest.mark.parametrize("seen", [6, PATIENCE])
+def test_going_on_with_another_patience(patience, seen):
+    """Without it the bonus begins at once, whatever was decided; a longer or shorter one decides, if nothing is decided yet."""
+    first, second = waits(), waits(patience=patience)
+    applied([0.4] * 2 + [0.1] * (seen - 2), first)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert second.state_dict() == first.state_dict()
+    found = applied([0.4] * 20, second)
+    late = {None: 0, 2 * PATIENCE: 9, 4: 0}[patience] if seen < PATIENCE else 0
+    acts = patience is None or (seen < PATIENCE and patience != 4) or (seen < PATIENCE and patience == 4)
+    assert ([coef > 0 for coef in found] == [False] * late + [True] * (20 - late)) if acts else not any(found)
+
+
+def test_a_state_from_before_there_was_patience():
+    old = waits(patience=None).state_dict()
+    assert "patience" not in old
+    ctl = waits()
+    ctl.load_state_dict(old)
+    assert ctl.acts, "it acted already"
+
+
+@pytest.mark.parametrize("patience", [3, -1, 4.5, float("inf")])
 def test_patience_is_four_at_least(patience):
-    with pytest.raises(ValueError, match=f"patience must be >= 4 or None, got {patience}"):
+    with pytest.raises(ValueError, match=f"patience must be an integer >= 4 or None, got {patience}"):
         waits(patience=patience)
+
+
+def test_patience_ends_before_the_run():
+    with pytest.raises(ValueError, match=r"patience must be less than updates \(8\), or there is never a bonus, got 8"):
+        waits(updates=8)
+    waits(updates=9)

@@ -248,13 +248,14 @@ def test_the_console_goes_on_after_a_resume_where_it_was(capsys):
     assert "hint" not in capsys.readouterr().out
 
 
-def test_entropy_that_nothing_holds_may_fall_and_rise():
-    """AER that waits, or has decided to add nothing: the option that says so is named, and no other."""
+def test_entropy_that_nothing_holds_may_fall():
+    """AER that waits, or has decided to add nothing: the option that says so is named. That entropy rises is told all the same."""
     waiting = [{"entropy/smoothed": entropy, "entropy/target": None, "entropy/coef": 0.0} for entropy in [0.01] * 20 + [3.0] * 20]
     found = hints_of(rows(*waiting), options(patience=16))
-    assert [(hint.step, hint.cause) for hint in found] == [(15 + ENOUGH, "stands_by")]
-    assert found[0].text.endswith("was by step 16; without method.patience (now 16) there is one")
+    assert [(hint.step, hint.cause) for hint in found] == [(15 + ENOUGH, "stands_by"), (20 + ENOUGH, "explosion")]
+    assert found[0].text.endswith("still were by step 16: method.patience (now 16)")
     assert hints_of(rows(*waiting[:16], *[{}] * 20), options(patience=16)) == []
+    assert {hint.cause for hint in hints_of(rows(*waiting[:20]), options("off", patience=16))} == {"collapse"}
 
 
 def test_causes_are_covered():

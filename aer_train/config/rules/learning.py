@@ -56,6 +56,9 @@ def check_optim(config: TrainConfig) -> None:
 def check_methods(config: TrainConfig) -> None:
     method, kind, rollout, objective = method_of(config), config.method.kind, config.rollout, config.objective
     check_method(method, given=GIVEN, on_policy=config.optim.updates_per_step == 1)
+    patience, chosen = getattr(config.method, "patience", None), (config.difficulty.target, config.difficulty.drop_solved)
+    drawn = patience is None or chosen == (None, None)
+    check("method.patience", patience, drawn, "be None with difficulty.target or drop_solved: both change what is unsolved")
     known = not rollout.refill_rounds or rollout.refill != "no_signal" or not needs_pass(method)
     check("rollout.refill", rollout.refill, known, f"be zero_variance for method.kind {kind}, which needs a forward pass")
     whole = rollout.top_p == 1 or not also_needs(method) & {"kept_entropy", "mean_surprise"}

@@ -20,8 +20,8 @@ EXPLODED = 2.0
 
 def collapse(row: Row, options: Options) -> str | None:
     known = _entropy(row, options)
-    if known is None:
-        return None
+    if known is None or _without_target(row, options):
+        return None  # a policy that becomes surer by itself may
     entropy, initial, target = known
     if entropy >= (COLLAPSED * initial if target is None else target / 2):
         return None
@@ -99,19 +99,22 @@ def saturated(row: Row, options: Options) -> str | None:
 def stands_by(row: Row, options: Options) -> str | None:
     name = f"{options.moved().prefix}.patience"
     patience = options.value(name)
-    if patience is None or row["step"] < patience or row.get("entropy/target") is not None:
+    if not _without_target(row, options) or row["step"] < patience:
         return None
-    solved = f"most of what was not solved at first was by step {patience}"
-    return f"no entropy bonus is added, as {solved}; without {options.now(name)} there is one"
+    return f"no entropy bonus is added, as few of the prompts unsolved at first still were by step {patience}: {options.now(name)}"
+
+
+def _without_target(row: Row, options: Options) -> bool:
+    """Whether the method waits, or has decided to add nothing."""
+    moved = options.moved()
+    return moved.kind != "off" and options.value(f"{moved.prefix}.patience") is not None and row.get("entropy/target") is None
 
 
 def _entropy(row: Row, options: Options) -> tuple[float, float, float | None] | None:
-    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known, or
-    such a coefficient waits, so that entropy may do what it likes."""
-    smoothed, initial, adapted = row.get("entropy/smoothed"), row.get("entropy/initial"), options.moved().adapted
-    target = row.get("entropy/target") if adapted else None
-    waits = adapted and target is None
-    return (smoothed, initial, target) if smoothed is not None and initial and not waits else None
+    """(smoothed, initial, target) in the unit of what is held, the target only where a coefficient is adapted to it; None: not known."""
+    smoothed, initial = row.get("entropy/smoothed"), row.get("entropy/initial")
+    target = row.get("entropy/target") if options.moved().adapted else None
+    return (smoothed, initial, target) if smoothed is not None and initial else None
 
 
 def _at_lower_bound(row: Row, options: Options) -> bool:
