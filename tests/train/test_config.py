@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from aer_kernels import EntropyControlConfig
 from aer_train.config.checks import check_config
 from aer_train.config.parse import base_config, flags, read_config
 from aer_train.config.presets import PRESETS
@@ -164,3 +165,17 @@ def test_what_is_off_takes_no_options(name: str) -> None:
 def with_option(config: TrainConfig, name: str, value: object) -> TrainConfig:
     section, option = name.split(".")
     return replace(config, **{section: replace(getattr(config, section), **{option: value})})
+
+
+@pytest.mark.parametrize(("name", "value"), [("difficulty.target", 0.5), ("difficulty.drop_solved", 0.9)])
+def test_what_is_unsolved_by_choice_does_not_say_whether_to_wait(name: str, value: float) -> None:
+    config = replace(TrainConfig(), method=EntropyControlConfig(patience=16))
+    check_config(config)
+    check_config(with_option(TrainConfig(), name, value))
+    with pytest.raises(ValueError, match=r"^method.patience must be None with difficulty.target or drop_solved: .*, got 16$"):
+        check_config(with_option(config, name, value))
+
+
+def test_a_run_ends_after_it_has_waited() -> None:
+    with pytest.raises(ValueError, match=r"patience must be less than updates \(10\), or there is never a bonus, got 16"):
+        check_config(with_option(replace(TrainConfig(), method=EntropyControlConfig(patience=16)), "run.steps", 10))
