@@ -15,8 +15,6 @@ from aer_kernels.entropy_control.patience import Patience
 from aer_kernels.entropy_control.rules import Rule, Seen
 from aer_kernels.entropy_control.target import Target
 
-AT_ONCE: dict[str, Any] = Patience(None).state
-
 
 class Regulator:
     """Smoothing, target, schedule, bounds and state of one number that a rule moves.
@@ -187,9 +185,8 @@ class Regulator:
     def state_dict(self) -> dict[str, Any]:
         """Return all that `load_state_dict` needs to go on as if nothing had happened, in plain numbers that JSON can hold. `coef` is the
         number, whatever it does."""
-        waits = {} if self._patience.state == AT_ONCE else {"patience": dict(self._patience.state)}
-        return {
-            **waits,
+        waits = {"unsolved": [*self._patience.shares]} if self._patience.shares else {}
+        return waits | {
             "kind": self._aim_config.kind,
             "coef": self._value,
             "rule": dict(self._rule.state),
@@ -206,13 +203,13 @@ class Regulator:
         Raises:
             ValueError: it is not whole, as one of another version, or of another kind, where the number would mean something else.
         """
-        names = [name for name in self.state_dict() if name != "patience"]
+        names = [name for name in self.state_dict() if name != "unsolved"]
         missing = [name for name in names if name not in state]
         if missing:
             raise ValueError(f"state must hold {', '.join(names)}, got none of {', '.join(missing)}")
         if state["kind"] != self._aim_config.kind:
             raise ValueError(f"state must come from a controller of kind {self._aim_config.kind!r}, got {state['kind']!r}")
         self._value, self._rule.state = state["coef"], dict(state["rule"])
-        self._aim.state, self._patience.state = dict(state["target"]), dict(state.get("patience", AT_ONCE))
+        self._aim.state, self._patience.shares = dict(state["target"]), [*state.get("unsolved", ())]
         self._initial, self._smoothed, self._last = state["initial_entropy"], state["smoothed_entropy"], state["last_entropy"]
         self._updates = state["updates"]

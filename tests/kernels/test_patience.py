@@ -127,26 +127,24 @@ def test_the_method_names_a_target_only_while_it_holds_it():
     assert AER(EntropyControlConfig(kind="fixed", **WAITS)).learns, "when it begins depends on what it is told"
 
 
-@pytest.mark.parametrize("patience", [None, 2 * PATIENCE, 4])
-@pytest.mark.parametrize("seen", [6, PATIENCE])
-def test_going_on_with_another_patience(patience, seen):
-    """Without it the bonus begins at once, whatever was decided; a longer or shorter one decides, if nothing is decided yet."""
+@pytest.mark.parametrize(("seen", "patience", "late"), [(6, None, 0), (6, 16, 9), (6, 4, None), (8, None, 0), (8, 16, 7), (8, 4, None)])
+def test_going_on_with_another_patience(seen, patience, late):
+    """It decides by the shares that were seen, as if it had been so from the start; None begins at once."""
     first, second = waits(), waits(patience=patience)
     applied([0.4] * 2 + [0.1] * (seen - 2), first)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.state_dict() == first.state_dict()
     found = applied([0.4] * 20, second)
-    late = {None: 0, 2 * PATIENCE: 9, 4: 0}[patience] if seen < PATIENCE else 0
-    acts = patience is None or (seen < PATIENCE and patience != 4) or (seen < PATIENCE and patience == 4)
-    assert ([coef > 0 for coef in found] == [False] * late + [True] * (20 - late)) if acts else not any(found)
+    assert [coef > 0 for coef in found] == [late is not None and update >= late for update in range(20)]
 
 
-def test_a_state_from_before_there_was_patience():
+def test_a_state_without_shares():
+    """From a run that did not wait: it begins to wait there."""
     old = waits(patience=None).state_dict()
-    assert "patience" not in old
+    assert "unsolved" not in old
     ctl = waits()
     ctl.load_state_dict(old)
-    assert ctl.acts, "it acted already"
+    assert begins([0.4] * 30, ctl) == PATIENCE
 
 
 @pytest.mark.parametrize("patience", [3, -1, 4.5, float("inf")])
