@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from aer_kernels import EntropyControlConfig
+from aer_kernels.methods import method_class
 from aer_train.config.checks import check_config
 from aer_train.config.parse import base_config, flags, read_config
 from aer_train.config.presets import PRESETS
@@ -174,6 +175,10 @@ def test_what_is_unsolved_by_choice_does_not_say_whether_to_wait(name: str, valu
     check_config(with_option(TrainConfig(), name, value))
     with pytest.raises(ValueError, match=r"^method.patience must be None with difficulty.target or drop_solved: .*, got 16$"):
         check_config(with_option(config, name, value))
+    both = replace(TrainConfig(), method=method_class("stare+aer").Config(aer=EntropyControlConfig(patience=16)))
+    check_config(both)
+    with pytest.raises(ValueError, match=r"^method.aer.patience must be None with difficulty.target or drop_solved: .*, got 16$"):
+        check_config(with_option(both, name, value))
 
 
 def test_a_run_ends_after_it_has_waited() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from math import inf
 
 from aer_kernels.methods import check_method
@@ -56,9 +57,6 @@ def check_optim(config: TrainConfig) -> None:
 def check_methods(config: TrainConfig) -> None:
     method, kind, rollout, objective = method_of(config), config.method.kind, config.rollout, config.objective
     check_method(method, given=GIVEN, on_policy=config.optim.updates_per_step == 1)
-    patience, chosen = getattr(config.method, "patience", None), (config.difficulty.target, config.difficulty.drop_solved)
-    drawn = patience is None or chosen == (None, None)
-    check("method.patience", patience, drawn, "be None with difficulty.target or drop_solved: both change what is unsolved")
     known = not rollout.refill_rounds or rollout.refill != "no_signal" or not needs_pass(method)
     check("rollout.refill", rollout.refill, known, f"be zero_variance for method.kind {kind}, which needs a forward pass")
     whole = rollout.top_p == 1 or not also_needs(method) & {"kept_entropy", "mean_surprise"}
@@ -68,3 +66,13 @@ def check_methods(config: TrainConfig) -> None:
     check("rollout.top_p", rollout.top_p, rollout.top_p == 1 or not objective.kl_coef, "be 1 for objective.kl_coef > 0")
     ppo = objective.kind == "ppo" or "dual_clip" not in moves(method)
     check("objective.kind", objective.kind, ppo, f"be ppo for method.kind {kind}, which moves dual_clip")
+
+
+def check_patience(config: TrainConfig) -> None:
+    """Prompts that are chosen by how hard they are do not say whether the policy learns; the methods of "a+b" have options of their own."""
+    chosen = config.difficulty.target is not None or config.difficulty.drop_solved is not None
+    parts = {"method": config.method} | {f"method.{name}": part for name, part in vars(config.method).items() if is_dataclass(part)}
+    for name, part in parts.items():
+        patience = getattr(part, "patience", None)
+        rule = "be None with difficulty.target or drop_solved: both change what is unsolved"
+        check(f"{name}.patience", patience, patience is None or not chosen, rule)
