@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from aer_kernels import EntropyControlConfig
 from aer_train.config.checks import check_config
 from aer_train.config.tree import (
     DataConfig,
@@ -22,7 +21,6 @@ from aer_train.config.tree import (
     OptimConfig,
     RewardConfig,
     RolloutConfig,
-    RunConfig,
     TrainConfig,
 )
 from aer_train.data.difficulty import Difficulty, allotted
@@ -227,16 +225,8 @@ def test_how_responses_are_grouped_does_not_change_their_gradient(policy: Policy
 
 
 @pytest.fixture
-def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=ModelConfig(name=str(model_folder)),
-        data=DataConfig(limit=9),
-        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
-        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
-        method=EntropyControlConfig(target=5.0),
-        optim=OptimConfig(lr=3e-3, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
-        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
-    )
+def config(config: TrainConfig) -> TrainConfig:
+    return replace(config, data=DataConfig(limit=9), reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
 
 
 def rates_of(run: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import torch
 from aer_kernels import EntropyControlConfig
 from aer_kernels.methods import AER, method_class
 from aer_train.config.checks import check_config
-from aer_train.config.tree import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config.tree import ModelConfig, ObjectiveConfig, OptimConfig, RewardConfig, RolloutConfig, TrainConfig
 from aer_train.doctor import predict_memory
 from aer_train.model import Policy, frozen_digest, load_policy, load_reference
 from aer_train.model.reference import weights_digest
@@ -182,15 +182,10 @@ def test_the_reference_is_a_frozen_copy(policy: Policy, model_folder: Path) -> N
 
 
 @pytest.fixture
-def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=ModelConfig(name=str(model_folder)),
-        data=DataConfig(limit=96),
-        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
-        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
-        objective=ObjectiveConfig(kl_coef=0.5, kl="k2"),
-        optim=OptimConfig(lr=3e-3, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
-        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
+def config(config: TrainConfig) -> TrainConfig:
+    penalty = ObjectiveConfig(kl_coef=0.5, kl="k2")
+    return replace(
+        config, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1), objective=penalty, method=EntropyControlConfig()
     )
 
 

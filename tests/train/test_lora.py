@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from aer_kernels import EntropyControlConfig
 from aer_train.cli import main
-from aer_train.config.tree import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config.tree import ModelConfig, ObjectiveConfig, RewardConfig, RolloutConfig, TrainConfig
 from aer_train.doctor import predict_memory
 from aer_train.model import Policy, load_policy, load_reference
 from aer_train.model.lora import adapters_off, fold_adapters, served_parameters, served_tensors
@@ -125,16 +127,10 @@ def test_gradients_are_those_of_peft(model_folder: Path) -> None:
 
 
 @pytest.fixture
-def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=options(model_folder),
-        data=DataConfig(limit=96),
-        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
-        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
-        objective=ObjectiveConfig(kl_coef=0.1),
-        optim=OptimConfig(lr=3e-2, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
-        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
-    )
+def config(config: TrainConfig, model_folder: Path) -> TrainConfig:
+    penalty, method = ObjectiveConfig(kl_coef=0.1), EntropyControlConfig()
+    config = replace(config, model=options(model_folder), reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1))
+    return changed(replace(config, objective=penalty, method=method), "optim", lr=3e-2)
 
 
 def final_state(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from aer_kernels import EntropyControlConfig
 from aer_kernels.methods import TokenBatch, TokenTargetsConfig, TokenTerms
 from aer_train.clock import Clock
-from aer_train.config.tree import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig, TrainConfig
+from aer_train.config.tree import ModelConfig, ObjectiveConfig, RewardConfig, TrainConfig
 from aer_train.doctor import predict_memory
 from aer_train.model import load_policy, load_reference
 from aer_train.rollout.hf import HFRollout
@@ -45,16 +45,9 @@ class Curious(Neutral):
 
 
 @pytest.fixture
-def config(model_folder: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        model=ModelConfig(name=str(model_folder)),
-        data=DataConfig(limit=96),
-        method=TokenTargetsConfig(tau=1.5, rho=1.0, min_coef=-0.3),
-        rollout=RolloutConfig(group_size=4, max_new_tokens=6),
-        reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1),
-        optim=OptimConfig(lr=1e-2, prompts_per_step=6, updates_per_step=2, tokens_per_microbatch=64),
-        run=RunConfig(out=str(tmp_path / "run"), steps=4, threads=1, save_every=2),
-    )
+def config(config: TrainConfig) -> TrainConfig:
+    method = TokenTargetsConfig(tau=1.5, rho=1.0, min_coef=-0.3)
+    return changed(replace(config, method=method, reward=RewardConfig(kind="tests.train.rewards.digit_share", workers=1)), "optim", lr=1e-2)
 
 
 @pytest.mark.parametrize("adapters", [0, 4])
